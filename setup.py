@@ -1,0 +1,52 @@
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="httpnas",
+    version="0.1.0",
+    description="Network-attached storage over plain HTTP, for pipelines that have only curl",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    classifiers=[
+        "Framework :: Twisted",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
+    ],
+    python_requires=">=3.10",
+    # The package twisted.plugins has no __init__.py: twistd looks for plugins in every folder
+    # of that name on the path, and ours must not hide Twisted's.
+    packages=[
+        "httpnas",
+        "httpnas.storage",
+        "httpnas.transfer",
+        "httpnas.web",
+        "twisted.plugins",
+    ],
+    package_data={"httpnas": ["py.typed"]},
+    install_requires=[
+        "twisted>=26.4.0",
+        "klein>=24.8.0",
+        "stringzilla>=5.0",
+        "werkzeug>=3.1",
+        "zope.interface>=7.0",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.2",
+            "pytest-twisted>=1.14.3",
+            "treq>=24.9.1",
+        ],
+        "check": [
+            "mypy>=1.15",
+            "mypy-zope>=1.0.11",
+            "pre-commit>=4.0",
+            "ruff>=0.11",
+            "towncrier>=24.8",
+        ],
+    },
+    zip_safe=False,
+)
