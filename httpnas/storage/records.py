@@ -1,0 +1,132 @@
+"""Small records that a file has of itself: in user xattrs, or beside it where there are none.
+
+A user xattr (xattr(7)) is the file's own: it moves with it, goes with it, and is synced with it.
+File systems without them (NFS before 4.2, ramfs) get a file for each record in the daemon's own
+folder, named by inode: slower, as each is synced by itself, and as safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import Protocol
+
+#: Bytes of a record; on ext4 all xattrs of a file share one block of 4 KiB.
+LARGEST = 2048
+_NONE = (errno.ENODATA, errno.ENOTSUP)
+
+
+class Records(Protocol):
+    """Where the records of open files are kept, by kind."""
+
+    def read(self, fd: int, kind: str) -> bytes | None:
+        """Return the record, or None when there is none."""
+
+    def write(self, fd: int, kind: str, record: bytes) -> None:
+        """Make *record* the one of its kind, in one step."""
+
+    def remove(self, fd: int, kind: str) -> None:
+        """Take the record away, if there is one."""
+
+    def forget(self, inode: int) -> None:
+        """Take all records away of a file that is being removed."""
+
+
+class XattrRecords:
+    """Records in user xattrs, which are durable once the file has been synced."""
+
+    def read(self, fd: int, kind: str) -> bytes | None:
+        """Return the record, or None when there is none."""
+        try:
+            return os.getxattr(fd, f"user.httpnas.{kind}")
+        except OSError as error:
+            if error.errno in _NONE:
+                return None
+            raise
+
+    def write(self, fd: int, kind: str, record: bytes) -> None:
+        """Make *record* the one of its kind; the file's next sync makes it durable."""
+        os.setxattr(fd, f"user.httpnas.{kind}", record)
+
+    def remove(self, fd: int, kind: str) -> None:
+        """Take the record away; the file's next sync makes that durable."""
+        try:
+            os.removexattr(fd, f"user.httpnas.{kind}")
+        except OSError as error:
+            if error.errno not in _NONE:
+                raise
+
+    def forget(self, inode: int) -> None:
+        """Nothing is to be done: xattrs go with their file."""
+
+
+class FileRecords:
+    """Records in files of one folder, which are durable when a call returns.
+
+    :param folder: descriptor of the folder; it must stay open.
+    :param durable: whether to sync.
+    """
+
+    _KINDS = ("undo", "facts", "keys")
+
+    def __init__(self, folder: int, durable: bool) -> None:
+        self._folder = folder
+        self._durable = durable
+
+    def read(self, fd: int, kind: str) -> bytes | None:
+        """Return the record, or None when there is none."""
+        try:
+            record = os.open(_file(fd, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+        except FileNotFoundError:
+            return None
+        try:
+            return os.read(record, LARGEST)
+        finally:
+            os.close(record)
+
+    def write(self, fd: int, kind: str, record: bytes) -> None:
+        """Make *record* the one of its kind: a file is made beside it and renamed."""
+        name = _file(fd, kind)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        made = os.open(f"{name}.new", flags, 0o666, dir_fd=self._folder)
+        try:
+            while record:
+                record = record[os.write(made, record) :]
+            if self._durable:
+                os.fsync(made)
+        finally:
+            os.close(made)
+        os.rename(f"{name}.new", name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        self._sync()
+
+    def remove(self, fd: int, kind: str) -> None:
+        """Take the record away, if there is one."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_file(fd, kind), dir_fd=self._folder)
+            self._sync()
+
+    def forget(self, inode: int) -> None:
+        """Take all records away of a file that is being removed: its inode will be used again."""
+        for kind in self._KINDS:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{inode:x}.{kind}", dir_fd=self._folder)
+
+    def _sync(self) -> None:
+        if self._durable:
+            os.fsync(self._folder)
+
+
+def _file(fd: int, kind: str) -> str:
+    return f"{os.fstat(fd).st_ino:x}.{kind}"
+
+
+def has_xattrs(fd: int) -> bool:
+    """Tell whether the file system of the open file *fd* keeps user xattrs."""
+    try:
+        os.setxattr(fd, "user.httpnas.probe", b"")
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+            return False
+        raise
+    return True

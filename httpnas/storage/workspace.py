@@ -1,0 +1,194 @@
+"""A daemon's own working folder: temporaries of transfers, and trees set aside to be removed.
+
+Each running daemon has one, ``.httpnas/run/ID``, and holds an flock(2) on the file ``lease`` in
+it for as long as it lives. What lies in a folder whose lease can be taken belongs to nobody any
+more and is reclaimed: a lock that the kernel drops with the process tells that, no clock does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import uuid
+from collections.abc import Iterator
+
+from httpnas.storage.beneath import FOLDER, PRIVATE
+from httpnas.storage.errors import StorageAway, translated
+from httpnas.storage.records import has_xattrs
+
+_LEASE = "lease"
+
+
+class Workspace:
+    """This daemon's working folder, and the reclaiming of those whose daemon is gone.
+
+    :param root: descriptor of the storage root.
+    :raises StorageError: when the root can not be written to.
+    """
+
+    def __init__(self, root: int) -> None:
+        with translated():
+            private = _make(root, PRIVATE)
+            #: Descriptor of the folder for lock files.
+            self.locks = _make(private, b"locks")
+            self._runs = _make(private, b"run")
+            #: Descriptor of the folder for records where there are no user xattrs.
+            self.records = _make(private, b"records")
+            os.close(private)
+            while not self._settle():
+                pass
+        # Not only numbers: a folder that was taken over may hold some already.
+        self._stem = uuid.uuid4().hex[:8]
+        self._serial = itertools.count()
+
+    def _settle(self) -> bool:
+        """Make a folder and take its lease; False when a reclaiming daemon was faster."""
+        self._name = uuid.uuid4().hex
+        try:
+            os.mkdir(self._name, dir_fd=self._runs)
+            return self._lease_of(self._name, os.O_CREAT)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            with contextlib.suppress(OSError):
+                os.rmdir(self._name, dir_fd=self._runs)
+            # On a full disk what a dead daemon has left can be taken over, and then reclaimed.
+            if any(self._lease_of(run, 0) for run in os.listdir(self._runs)):
+                return True
+            raise
+
+    def _lease_of(self, run: str, create: int) -> bool:
+        """Take the lease of the folder *run*, or return False because it can not be had."""
+        try:
+            fd = os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)
+        except FileNotFoundError:
+            return False
+        lease = -1
+        try:
+            lease = os.open(_LEASE, os.O_RDWR | os.O_CLOEXEC | create, dir_fd=fd)
+            fcntl.flock(lease, fcntl.LOCK_EX | (0 if create else fcntl.LOCK_NB))
+            if os.path.samestat(os.stat(_LEASE, dir_fd=fd), os.fstat(lease)):
+                self._name, self.fd, self._lease = run, fd, lease
+                fd = lease = -1
+                return True
+        except (FileNotFoundError, BlockingIOError):
+            pass
+        finally:
+            for left in {fd, lease} - {-1}:
+                os.close(left)
+        return False
+
+    def _fresh_name(self) -> bytes:
+        return f"{self._stem}-{next(self._serial):x}".encode()
+
+    def create(self) -> tuple[int, bytes]:
+        """Make an empty temporary; return its descriptor (open for both ways) and its name.
+
+        :raises StorageError: when the storage does not take it.
+        """
+        name = self._fresh_name()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with translated():
+            try:
+                return os.open(name, flags, 0o666, dir_fd=self.fd), name
+            except FileNotFoundError as error:
+                raise StorageAway("the daemon's own folder is gone") from error
+
+    def discard(self, name: bytes) -> None:
+        """Remove the temporary *name* if it is still there."""
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self.fd)
+
+    def keeps_xattrs(self) -> bool:
+        """Tell whether the file system here keeps user xattrs."""
+        with translated():
+            return has_xattrs(self._lease)
+
+    def set_aside(self, folder: int, leaf: bytes | str) -> bytes:
+        """Take *leaf* out of *folder* in one step, to be removed later; return its name here.
+
+        :raises OSError: as rename(2).
+        """
+        name = self._fresh_name()
+        os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
+        return name
+
+    def reclaim(self, name: bytes) -> Iterator[None]:
+        """Remove what was set aside as *name*, with all in it, yielding after each entry.
+
+        Folders below are set aside in their turn, so that depth costs no descriptors. What can
+        not be removed stays, invisible, for the next start to try again.
+        """
+        pending = [name]
+        while pending:
+            doomed = pending.pop()
+            with contextlib.suppress(OSError):
+                if _is_removed(self.fd, doomed):
+                    continue
+                folder = os.open(doomed, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
+                try:
+                    for entry in os.listdir(folder):
+                        if not _is_removed(folder, entry):
+                            pending.append(self.set_aside(folder, entry))
+                        yield
+                finally:
+                    os.close(folder)
+                os.rmdir(doomed, dir_fd=self.fd)
+            yield
+
+    def reclaim_abandoned(self) -> Iterator[None]:
+        """Remove what daemons that are gone have left behind, yielding after each entry."""
+        for entry in os.listdir(self.fd):
+            if entry != _LEASE and not entry.startswith(self._stem):
+                yield from self.reclaim(os.fsencode(entry))
+        for run in os.listdir(self._runs):
+            if run != self._name:
+                with contextlib.suppress(OSError):
+                    yield from self._reclaim_run(run)
+
+    def _reclaim_run(self, run: str) -> Iterator[None]:
+        try:
+            lease = os.open(f"{run}/{_LEASE}", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._runs)
+        except FileNotFoundError:
+            os.rmdir(run, dir_fd=self._runs)  # fails, as it should, once something is in it
+            return
+        try:
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)
+            try:
+                for entry in os.listdir(folder):
+                    if entry != _LEASE:
+                        yield from self.reclaim(self.set_aside(folder, entry))
+                os.unlink(_LEASE, dir_fd=folder)
+            finally:
+                os.close(folder)
+            os.rmdir(run, dir_fd=self._runs)
+        finally:
+            os.close(lease)
+
+    def close(self) -> None:
+        """Give the lease back, and remove this folder when nothing is left in it."""
+        with contextlib.suppress(OSError):
+            if os.listdir(self.fd) == [_LEASE]:
+                os.unlink(_LEASE, dir_fd=self.fd)
+                os.rmdir(self._name, dir_fd=self._runs)
+        for fd in (self._lease, self.fd, self._runs, self.locks, self.records):
+            os.close(fd)
+
+
+def _make(folder: int, name: bytes) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=folder)
+    return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def _is_removed(folder: int, entry: bytes | str) -> bool:
+    """Unlink *entry*, or return False because it is a folder."""
+    try:
+        os.unlink(entry, dir_fd=folder)
+    except IsADirectoryError:
+        return False
+    return True
