@@ -1,0 +1,202 @@
+"""The steps that tests of the storage are made of."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from httpnas.storage.listing import Folder
+from httpnas.storage.store import Storage, StoredFile
+from httpnas.storage.upload import Check
+from httpnas.storage.version import Version
+
+#: Seconds after which a test that waits for something gives up.
+PATIENCE = 30.0
+
+
+class Refused(Exception):
+    """What a check raises that does not like the present version."""
+
+
+def anything(present: Version | None) -> None:
+    """Let whatever is there be changed."""
+
+
+def only(tag: str) -> Check:
+    """Return a check that lets nothing be changed but the version *tag*."""
+
+    def check(present: Version | None) -> None:
+        if present is None or present.tag != tag:
+            raise Refused
+
+    return check
+
+
+def upload(
+    storage: Storage,
+    name: bytes,
+    content: bytes | Iterable[bytes],
+    check: Check = anything,
+    create_only: bool = False,
+) -> Version:
+    upload = storage.begin_upload(name, check)
+    try:
+        for chunk in [content] if isinstance(content, bytes) else content:
+            upload.write([chunk])
+        return upload.publish(check, create_only)
+    finally:
+        upload.close()
+
+
+def append(
+    storage: Storage,
+    name: bytes,
+    content: bytes,
+    check: Check = anything,
+    expected: int | None = None,
+) -> Version:
+    append = storage.begin_append(name, check, expected=expected)
+    try:
+        append.write([content])
+        return append.commit(check, expected)
+    finally:
+        append.close()
+
+
+def opened(storage: Storage, name: bytes) -> StoredFile:
+    file = storage.open(name)
+    assert isinstance(file, StoredFile)
+    return file
+
+
+def content_of(file: StoredFile) -> bytes:
+    """Return the content of the version that was opened, as a download sends it."""
+    content = b""
+    while len(content) < file.version.size:
+        chunk = os.pread(file.fd, file.version.size - len(content), len(content))
+        if not chunk:
+            break
+        content += chunk
+    return content
+
+
+def read(storage: Storage, name: bytes) -> bytes:
+    file = opened(storage, name)
+    try:
+        return content_of(file)
+    finally:
+        file.close()
+
+
+def tag(storage: Storage, name: bytes) -> str:
+    file = opened(storage, name)
+    file.close()
+    return file.version.tag
+
+
+def names(storage: Storage, name: bytes = b"", after: bytes = b"") -> list[bytes]:
+    folder = storage.open(name)
+    assert isinstance(folder, Folder)
+    try:
+        return list(folder.names(after))
+    finally:
+        folder.close()
+
+
+def remove(storage: Storage, name: bytes) -> None:
+    """Remove *name* and free what it took at once."""
+    aside = storage.remove(name, anything)
+    if aside is not None:
+        for _ in storage.reclaim(aside):
+            pass
+
+
+def leftovers(root: Path) -> list[str]:
+    """Return what lies in the working folders below *root* beside their leases."""
+    runs = root / ".httpnas" / "run"
+    return [
+        f"{run.name}/{entry}"
+        for run in runs.iterdir()
+        for entry in os.listdir(run)
+        if entry != "lease"
+    ]
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """Return what *call* returned or raised."""
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Run every call in a thread of its own, all let go together; return their outcomes."""
+    calls = list(calls)
+    outcomes: list[Any] = [None] * len(calls)
+    start = threading.Barrier(len(calls))
+
+    def run(number: int) -> None:
+        start.wait()
+        outcomes[number] = outcome(calls[number])
+
+    threads = [threading.Thread(target=run, args=[n], daemon=True) for n in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "it hangs"
+    return outcomes
+
+
+def process(script: str, *args: str) -> subprocess.Popen[bytes]:
+    """Start a Python process of its own that runs *script*."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def need_xattrs(folder: Path) -> None:
+    """Skip the test where the file system keeps no user xattrs."""
+    probe = folder / "probe"
+    probe.touch()
+    try:
+        os.setxattr(probe, "user.probe", b"1")
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip("this file system keeps no user xattrs")
+    finally:
+        probe.unlink()
+
+
+class Faults:
+    """Make the *nth* call of a function of :mod:`os` fail (and all after it, if *lasting*)."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, function: str, nth: int, code: int, lasting: bool = False
+    ) -> None:
+        self.calls = 0
+        self.failed_on: list[Any] = []
+        real = getattr(os, function)
+
+        def faulty(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == nth or (lasting and self.calls > nth):
+                self.failed_on.append(args[0])
+                raise OSError(code, os.strerror(code))
+            return real(*args, **kwargs)
+
+        patch.setattr(os, function, faulty)

@@ -1,0 +1,622 @@
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from httpnas.storage import version
+from httpnas.storage.append import IN_MEMORY, WrongOffset
+from httpnas.storage.errors import (
+    IsFolder,
+    NoSuchFile,
+    NotPermitted,
+    OutOfDescriptors,
+    StorageAway,
+    StorageBroken,
+    StorageError,
+    StorageFull,
+)
+from httpnas.storage.records import XattrRecords
+from httpnas.storage.store import Storage
+from httpnas.storage.version import Version
+from tests.storage.steps import (
+    Faults,
+    Refused,
+    anything,
+    append,
+    at_once,
+    content_of,
+    leftovers,
+    names,
+    only,
+    opened,
+    outcome,
+    process,
+    read,
+    remove,
+    tag,
+    upload,
+)
+from tests.storage.steps import need_xattrs as skip_without_xattrs
+
+SMALL, LARGE = 1000, IN_MEMORY + 1000
+
+
+@pytest.fixture
+def need_xattrs(tmp_path: Path) -> None:
+    skip_without_xattrs(tmp_path)
+
+
+@pytest.fixture
+def durable(root: Path) -> Iterator[Storage]:
+    storage = Storage(str(root))
+    yield storage
+    storage.close()
+
+
+def undo_of(path: Path) -> list[str]:
+    return [name for name in os.listxattr(path) if "undo" in name]
+
+
+@pytest.mark.parametrize("sizes", [[3], [0], [3, 0, 4], [SMALL] * 3, [LARGE], [SMALL, LARGE, 1]])
+def test_a_body_lands_behind_the_end(storage: Storage, root: Path, sizes: list[int]) -> None:
+    upload(storage, b"d/f", b"old")
+    pending = storage.begin_append(b"d/f", anything)
+    for number, size in enumerate(sizes):
+        pending.write([bytes([48 + number]) * size])
+    assert read(storage, b"d/f") == b"old"
+    result = pending.commit(anything)
+    pending.close()
+    content = b"old" + b"".join(bytes([48 + n]) * size for n, size in enumerate(sizes))
+    assert read(storage, b"d/f") == content
+    assert result.size == len(content)
+    assert result == opened_version(storage, b"d/f")
+    assert leftovers(root) == []
+
+
+def opened_version(storage: Storage, name: bytes) -> Version:
+    file = opened(storage, name)
+    file.close()
+    return file.version
+
+
+def test_every_append_makes_another_version(storage: Storage) -> None:
+    tags = [upload(storage, b"f", b"").tag]
+    for _ in range(100):
+        tags.append(append(storage, b"f", b"x").tag)
+        assert tags[-1] == tag(storage, b"f")
+    assert len(set(tags)) == len(tags)
+
+
+def test_an_append_of_nothing_changes_nothing(storage: Storage) -> None:
+    before = upload(storage, b"f", b"old")
+    assert append(storage, b"f", b"") == before
+    assert opened_version(storage, b"f") == before
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_close_without_commit_leaves_nothing(storage: Storage, root: Path, size: int) -> None:
+    before = upload(storage, b"f", b"old")
+    pending = storage.begin_append(b"f", anything)
+    pending.write([b"x" * size])
+    assert len(leftovers(root)) == (size > IN_MEMORY)
+    pending.close()
+    assert leftovers(root) == []
+    assert opened_version(storage, b"f") == before
+    assert read(storage, b"f") == b"old"
+
+
+def test_what_is_no_file_can_not_be_appended_to(storage: Storage) -> None:
+    upload(storage, b"d/f", b"old")
+    for name, error in [
+        (b"none", NoSuchFile),
+        (b"none/none", NoSuchFile),
+        (b"d/f/x", NoSuchFile),
+        (b"d", IsFolder),
+        (b"", IsFolder),
+    ]:
+        with pytest.raises(error):
+            append(storage, name, b"more")
+    assert names(storage) == [b"d"]
+
+
+def test_a_file_that_goes_during_the_append_is_not_made_anew(storage: Storage) -> None:
+    upload(storage, b"d/f", b"old")
+    upload(storage, b"e/f", b"old")
+    upload(storage, b"g", b"old")
+    pending = [storage.begin_append(name, anything) for name in [b"d/f", b"e/f", b"g"]]
+    for one in pending:
+        one.write([b"more"])
+    remove(storage, b"d/f")
+    remove(storage, b"e")
+    remove(storage, b"g")
+    upload(storage, b"g/folder", b"")
+    for one, error in zip(pending, [NoSuchFile, NoSuchFile, IsFolder], strict=True):
+        with pytest.raises(error):
+            one.commit(anything)
+        one.close()
+    assert names(storage, b"d") == []
+    assert names(storage) == [b"d", b"g"]
+
+
+def test_another_length_than_expected_is_told(storage: Storage) -> None:
+    before = upload(storage, b"f", b"old")
+    for wrong in [0, 2, 4, 1 << 63]:
+        with pytest.raises(WrongOffset) as caught:
+            storage.begin_append(b"f", anything, expected=wrong)
+        assert caught.value.actual == 3
+    assert opened_version(storage, b"f") == before
+    assert append(storage, b"f", b"more", expected=3).size == 7
+
+
+def test_of_many_appends_at_one_offset_exactly_one_lands(storage: Storage) -> None:
+    upload(storage, b"f", b"")
+    for round_ in range(10):
+        pending = [storage.begin_append(b"f", anything, expected=round_) for _ in range(8)]
+        for number, one in enumerate(pending):
+            one.write([b"%d" % number])
+        results = at_once([lambda one=one, r=round_: one.commit(anything, r) for one in pending])
+        landed = [n for n, result in enumerate(results) if isinstance(result, Version)]
+        assert len(landed) == 1
+        others = [result for n, result in enumerate(results) if n not in landed]
+        assert all(type(r) is WrongOffset and r.actual == round_ + 1 for r in others)
+        assert read(storage, b"f")[round_:] == b"%d" % landed[0]
+        for one in pending:
+            one.close()
+
+
+def test_the_check_decides_in_the_moment_of_the_commit(storage: Storage) -> None:
+    before = upload(storage, b"f", b"old").tag
+    pending = storage.begin_append(b"f", only(before))
+    pending.write([b"more"])
+    upload(storage, b"f", b"new")
+    with pytest.raises(Refused):
+        pending.commit(only(before))
+    pending.close()
+    assert read(storage, b"f") == b"new"
+
+
+# Many at once
+
+
+def body(author: int, number: int, size: int) -> bytes:
+    """A line that only its author writes, of *size* bytes with its end."""
+    mark = b"%d.%d:" % (author, number)
+    return mark + b"x" * (size - len(mark) - 1) + b"\n"
+
+
+def assert_whole(content: bytes, authors: int, numbers: int, sizes: list[int]) -> None:
+    lines = content.splitlines(keepends=True)
+    wanted = {
+        body(author, number, sizes[number % len(sizes)])
+        for author in range(authors)
+        for number in range(numbers)
+    }
+    assert len(lines) == len(wanted)
+    assert set(lines) == wanted
+    for author in range(authors):  # and in the order in which each was answered
+        mine = [line for line in lines if line.startswith(b"%d." % author)]
+        assert [int(re.split(rb"[.:]", line)[1]) for line in mine] == list(range(numbers))
+
+
+def test_appends_of_many_threads_are_whole_and_contiguous(storage: Storage) -> None:
+    upload(storage, b"f", b"")
+    sizes = [SMALL, 50, LARGE, 200]
+
+    def write(author: int) -> list[Version]:
+        return [
+            append(storage, b"f", body(author, n, sizes[n % len(sizes)])) for n in range(len(sizes))
+        ]
+
+    results = at_once([lambda author=author: write(author) for author in range(16)])
+    assert_whole(read(storage, b"f"), 16, len(sizes), sizes)
+    ends = sorted(result.size for results_ in results for result in results_)
+    assert len(set(ends)) == 16 * len(sizes)  # each was answered with the length of its own
+
+
+_AUTHOR = """
+import sys
+from httpnas.storage.records import XattrRecords
+from httpnas.storage.store import Storage
+from tests.storage.steps import append
+from tests.storage.test_append import body
+root, author, numbers, *sizes = sys.argv[1:]
+storage = Storage(root, durable=False)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(int(numbers)):
+    size = int(sizes[number % len(sizes)])
+    append(storage, b"f", body(int(author), number, size))
+storage.close()
+"""
+
+
+def test_appends_of_many_processes_are_whole_and_contiguous(storage: Storage, root: Path) -> None:
+    upload(storage, b"f", b"")
+    sizes, numbers, authors = [SMALL, 77, LARGE], 12, 3
+    writers = [
+        process(_AUTHOR, str(root), str(author), str(numbers), *map(str, sizes))
+        for author in range(authors)
+    ]
+    for writer in writers:
+        assert writer.stdout and writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin
+        writer.stdin.write(b"\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=30)
+        assert writer.returncode == 0
+    assert_whole(read(storage, b"f"), authors, numbers, sizes)
+
+
+def test_readers_never_see_a_part_of_an_append(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, need_xattrs: None
+) -> None:
+    piece, bodies = 500, 150
+    real = os.pwritev
+
+    def in_pieces(fd: int, views: list[Any], at: int) -> int:
+        time.sleep(0.0001)  # lets readers in between the pieces
+        return real(fd, [b"".join(views)[:piece]], at)
+
+    known = {upload(storage, b"f", b"").tag}
+    seen: list[Version] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            file = opened(storage, b"f")
+            assert content_of(file).endswith(b"\n") or not file.version.size
+            seen.append(file.version)
+            file.close()
+
+    def look_inside() -> Any:
+        result = outcome(look)
+        ended.set()
+        return result
+
+    def write() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwritev", in_pieces)
+            for _ in range(bodies):
+                known.add(append(storage, b"f", b"x" * (4 * piece - 1) + b"\n").tag)
+        ended.set()
+
+    assert at_once([write, look_inside, look_inside]) == [None] * 3
+    assert {version.size % (4 * piece) for version in seen} == {0}
+    assert {version.tag for version in seen} <= known
+    assert len({version.size for version in seen}) > 10
+
+
+def test_a_reader_between_two_commits_sees_one_of_the_versions(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, need_xattrs: None
+) -> None:
+    """A commit that ends and another that begins between two steps of a look mix nothing."""
+    first = upload(storage, b"f", b"first")
+    known = [first]
+    real = version.read_undo
+
+    def late(fd: int, records: Any) -> Any:
+        monkeypatch.setattr(version, "read_undo", real)
+        known.append(append(storage, b"f", b" second"))
+        writer = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        version.write_undo(writer, known[-1], storage.records)
+        os.pwrite(writer, b" thi", known[-1].size)
+        os.close(writer)
+        return real(fd, records)
+
+    file = opened(storage, b"f")
+    monkeypatch.setattr(version, "read_undo", late)
+    assert version.committed(file.fd, storage.records) in known
+    file.close()
+
+
+def test_an_opened_version_stays_as_it_was_when_the_file_grows(storage: Storage) -> None:
+    upload(storage, b"f", b"old")
+    file = opened(storage, b"f")
+    append(storage, b"f", b"more" * 1000)
+    assert content_of(file) == b"old"
+    file.close()
+
+
+def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
+    storage: Storage, need_xattrs: None
+) -> None:
+    """The name's lock has another name then; the second writer must wait all the same."""
+    upload(storage, b"d/f", b"old ")
+    pending = storage.begin_append(b"d/f", anything)
+    pending.write([b"first "])
+    second: list[threading.Thread] = []
+    real = os.pwritev
+
+    def pwritev(fd: int, views: list[Any], at: int) -> int:
+        if second:
+            return real(fd, views, at)
+        storage.move(b"d", b"e", anything)
+        second.append(threading.Thread(target=append, args=[storage, b"e/f", b"second "]))
+        second[0].start()
+        second[0].join(0.3)
+        return real(fd, views, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwritev", pwritev)
+        pending.commit(anything)
+        pending.close()
+        second[0].join()
+    assert read(storage, b"e/f") == b"old first second "
+
+
+# Crashes
+
+
+_DIES = """
+import os, sys
+from httpnas.storage.records import XattrRecords
+from httpnas.storage.store import Storage
+from tests.storage.steps import append
+root, where, size = sys.argv[1:]
+storage = Storage(root)
+real = getattr(os, where)
+
+def die(*args, **kwargs):
+    if where == "pwritev":
+        real(args[0], [b"".join(args[1])[:10]], args[2])
+    elif where == "copy_file_range":
+        real(args[0], args[1], 10, *args[3:])
+    os._exit(9)
+
+setattr(os, where, die)
+append(storage, b"f", b"x" * int(size))
+"""
+
+
+@pytest.mark.parametrize(
+    "where, size",
+    [
+        ("setxattr", SMALL),
+        ("pwritev", SMALL),
+        ("copy_file_range", LARGE),
+        ("utime", SMALL),
+        ("fsync", SMALL),
+        ("fsync", LARGE),
+        ("removexattr", LARGE),
+    ],
+)
+def test_an_append_that_dies_in_its_commit_never_was(
+    storage: Storage, root: Path, where: str, size: int, need_xattrs: None
+) -> None:
+    before = upload(storage, b"f", b"old ")
+    dying = process(_DIES, str(root), where, str(size))
+    dying.communicate(timeout=30)
+    assert dying.returncode == 9
+    assert opened_version(storage, b"f") == before
+    assert read(storage, b"f") == b"old "
+    with pytest.raises(WrongOffset) as caught:
+        append(storage, b"f", b"new", expected=4 + size)
+    assert caught.value.actual == 4
+    append(storage, b"f", b"new", only(before.tag), expected=4)
+    assert (root / "f").read_bytes() == b"old new"
+    assert undo_of(root / "f") == []
+    for _ in storage.reclaim_abandoned():
+        pass
+    assert leftovers(root) == []
+
+
+def crash(path: Path, before: Version, extra: bytes) -> None:
+    """Leave *path* as a daemon leaves it that dies in the middle of a commit."""
+    fd = os.open(path, os.O_RDWR)
+    version.write_undo(fd, before, XattrRecords())
+    os.pwrite(fd, extra, before.size)
+    os.close(fd)
+
+
+def test_a_version_that_counts_after_a_crash_can_be_changed_by_its_tag(
+    storage: Storage, root: Path, need_xattrs: None
+) -> None:
+    for number, change in enumerate(
+        [
+            lambda name, check: upload(storage, name, b"new", check),
+            lambda name, check: append(storage, name, b"new", check),
+            lambda name, check: storage.move(name, b"moved", check),
+            storage.remove,
+        ]
+    ):
+        name = b"f%d" % number
+        before = upload(storage, name, b"old")
+        crash(root / name.decode(), before, b"garbage")
+        assert tag(storage, name) == before.tag
+        change(name, only(before.tag))
+
+
+def test_a_file_cut_short_by_others_after_a_crash_is_not_filled_up(
+    storage: Storage, root: Path, need_xattrs: None
+) -> None:
+    crash(root / "f", upload(storage, b"f", b"old content"), b"garbage")
+    os.truncate(root / "f", 3)
+    assert read(storage, b"f") == b"old"
+    append(storage, b"f", b" new")
+    assert read(storage, b"f") == b"old new"
+
+
+def test_a_replaced_file_has_nothing_of_an_old_crash(
+    storage: Storage, root: Path, need_xattrs: None
+) -> None:
+    crash(root / "f", upload(storage, b"f", b"old"), b"garbage")
+    upload(storage, b"f", b"much longer than the old content")
+    assert read(storage, b"f") == b"much longer than the old content"
+    assert undo_of(root / "f") == []
+
+
+# Faults
+
+
+CODES = {
+    errno.ENOSPC: StorageFull,
+    errno.EDQUOT: StorageFull,
+    errno.EIO: StorageBroken,
+    errno.EROFS: NotPermitted,
+    errno.ESTALE: StorageAway,
+    errno.EMFILE: OutOfDescriptors,
+}
+FAULTY = ["setxattr", "pwritev", "utime", "fsync", "removexattr", "open", "fstat"]
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@pytest.mark.parametrize(
+    "function, size",
+    [*((function, SMALL) for function in FAULTY), ("copy_file_range", LARGE), ("writev", LARGE)],
+)
+def test_whatever_fails_leaves_the_old_version_and_the_next_append_works(
+    durable: Storage, root: Path, function: str, size: int, code: int, lasting: bool,
+    need_xattrs: None,
+) -> None:  # fmt: skip
+    met = 0
+    for nth in itertools.count(1):
+        before = upload(durable, b"f", b"old ")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda fd: None)
+            faults = Faults(patch, function, nth, code, lasting)
+            result = outcome(lambda: append(durable, b"f", b"x" * size))
+        assert leftovers(root) == []
+        if faults.calls < nth:
+            assert isinstance(result, Version)
+            break
+        met += 1
+        if isinstance(result, Version):  # it did not matter
+            assert read(durable, b"f") == b"old " + b"x" * size
+            continue
+        assert type(result) is CODES[code], (nth, result)
+        assert read(durable, b"f") == b"old "
+        assert opened_version(durable, b"f") == before
+        if not lasting:
+            status = (root / "f").stat()
+            assert (status.st_size, status.st_mtime_ns) == (before.size, before.mtime_ns)
+            assert undo_of(root / "f") == []
+        append(durable, b"f", b"new", only(before.tag), 4)
+        assert read(durable, b"f") == b"old new"
+    assert met
+
+
+def test_content_is_synced_before_it_counts_and_the_end_of_the_record_after(
+    durable: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, need_xattrs: None
+) -> None:
+    upload(durable, b"f", b"old ")
+    synced: list[tuple[bytes, bool]] = []
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: synced.append(((root / "f").read_bytes(), bool(undo_of(root / "f")))),
+    )
+    append(durable, b"f", b"new")
+    assert synced == [(b"old new", True), (b"old new", False)]
+
+
+def test_short_writes_are_continued(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(storage, b"f", b"old ")
+    real_write, real_copy = os.pwritev, os.copy_file_range
+    monkeypatch.setattr(
+        os, "pwritev", lambda fd, views, at: real_write(fd, [b"".join(views)[:7]], at)
+    )
+    monkeypatch.setattr(
+        os,
+        "copy_file_range",
+        lambda source, target, count, *at: real_copy(source, target, min(count, 99_999), *at),
+    )
+    content = os.urandom(SMALL)
+    append(storage, b"f", content)
+    large = os.urandom(LARGE)
+    append(storage, b"f", large)
+    assert read(storage, b"f") == b"old " + content + large
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_where_the_kernel_does_not_copy_the_daemon_does(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, nth: int
+) -> None:
+    upload(storage, b"f", b"old ")
+    real = os.copy_file_range
+    calls = []
+
+    def copy_file_range(source: int, target: int, count: int, *at: int) -> int:
+        calls.append(at)
+        if len(calls) >= nth:
+            raise OSError(code, os.strerror(code))
+        return real(source, target, 100_000, *at)
+
+    monkeypatch.setattr(os, "copy_file_range", copy_file_range)
+    content = os.urandom(LARGE)
+    append(storage, b"f", content)
+    assert read(storage, b"f") == b"old " + content
+    assert len(calls) == nth
+
+
+def test_a_file_system_without_user_xattrs_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    for function in ["setxattr", "getxattr", "removexattr"]:
+        monkeypatch.setattr(os, function, unsupported)
+    (tmp_path / "plain").mkdir()
+    durable = Storage(str(tmp_path / "plain"))
+    assert not durable.has_xattrs
+    upload(durable, b"f", b"old ")
+    append(durable, b"f", b"more ")
+    before = append(durable, b"f", b"x" * LARGE)
+    assert read(durable, b"f") == b"old more " + b"x" * LARGE
+    with pytest.MonkeyPatch.context() as patch:
+        Faults(patch, "fsync", 1, errno.EIO)
+        with pytest.raises(StorageBroken):
+            append(durable, b"f", b"lost")
+    assert opened_version(durable, b"f") == before
+    durable.close()
+
+
+def test_a_process_that_vanishes_while_it_stages_leaves_nothing_that_counts(
+    storage: Storage, root: Path
+) -> None:
+    upload(storage, b"f", b"old")
+    script = (
+        "import sys\n"
+        "from httpnas.storage.store import Storage\n"
+        "storage = Storage(sys.argv[1], durable=False)\n"
+        "pending = storage.begin_append(b'f', lambda present: None)\n"
+        f"pending.write([b'x' * {LARGE}])\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    stager: subprocess.Popen[bytes] = process(script, str(root))
+    assert stager.stdout and stager.stdout.readline() == b"ready\n"
+    assert len(leftovers(root)) == 1
+    stager.kill()
+    stager.communicate()
+    assert read(storage, b"f") == b"old"
+    append(storage, b"f", b" new")
+    assert read(storage, b"f") == b"old new"
+    for _ in storage.reclaim_abandoned():
+        pass
+    assert leftovers(root) == []
+
+
+def test_nothing_but_storage_errors_comes_out_of_a_broken_file(
+    storage: Storage, root: Path, need_xattrs: None
+) -> None:
+    """A record that is none (others may write user xattrs too) is not a crash of the daemon's."""
+    upload(storage, b"f", b"old")
+    os.setxattr(root / "f", "user.httpnas.undo", b"odd")
+    for act in [lambda: read(storage, b"f"), lambda: append(storage, b"f", b"x")]:
+        result = outcome(act)
+        assert not isinstance(result, Exception) or isinstance(result, StorageError)
