@@ -1,0 +1,1 @@
+"""Bytes in motion between storage and the reactor; nothing here knows HTTP."""

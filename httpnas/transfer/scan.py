@@ -1,0 +1,60 @@
+"""Reading a whole file for what it adds up to: its lines, or a digest of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+from httpnas.storage.facts import newlines
+from httpnas.transfer.disk import Disk
+from httpnas.transfer.sender import SourceEnded
+
+_CHUNK = 256 << 10
+#: Bytes read in one call, so that a huge file does not keep a pool thread for itself.
+_STRETCH = 32 << 20
+
+
+async def count_lines(disk: Disk, fd: int, size: int, wanted: Callable[[], bool]) -> int:
+    """Return the number of newlines in the first *size* bytes of *fd*, as ``wc -l`` counts them.
+
+    :param wanted: asked now and then; when it says no, counting ends early.
+    """
+    lines = 0
+
+    def feed(chunk: bytes) -> None:
+        nonlocal lines
+        lines += newlines([chunk])
+
+    await _scan(disk, fd, size, feed, wanted)
+    return lines
+
+
+async def digest(
+    disk: Disk, fd: int, size: int, algorithm: str, wanted: Callable[[], bool]
+) -> bytes:
+    """Return the digest of the first *size* bytes of *fd*.
+
+    :param algorithm: a name that :mod:`hashlib` knows.
+    :param wanted: as in :func:`count_lines`.
+    """
+    state = hashlib.new(algorithm)
+    await _scan(disk, fd, size, state.update, wanted)
+    return state.digest()
+
+
+async def _scan(
+    disk: Disk, fd: int, size: int, feed: Callable[[bytes], None], wanted: Callable[[], bool]
+) -> None:
+    def stretch(offset: int, end: int) -> None:
+        while offset < end:
+            chunk = os.pread(fd, min(_CHUNK, end - offset), offset)
+            if not chunk:
+                raise SourceEnded("the file is shorter than it was")
+            feed(chunk)
+            offset += len(chunk)
+
+    for offset in range(0, size, _STRETCH):
+        if not wanted():
+            return
+        await disk.run(stretch, offset, min(offset + _STRETCH, size))

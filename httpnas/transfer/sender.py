@@ -1,0 +1,229 @@
+"""From the disk to the network: a :class:`FileSender` that never reads on the reactor thread
+what is not in memory already, and never holds a thread while the peer is slow."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.protocols.basic import FileSender
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from httpnas.transfer.disk import Disk
+
+#: Bytes read at a time from memory, on the reactor thread.
+BLOCK = 256 << 10
+#: Bytes read at a time from the disk, in a pool thread.
+SLAB = 1 << 20
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class ConsumerGone(Exception):
+    """The peer went away before it had been sent everything."""
+
+
+class SourceEnded(Exception):
+    """There was less to send than had been announced."""
+
+
+class Source(Protocol):
+    """What a :class:`Sender` sends."""
+
+    def read_now(self) -> bytes | None:
+        """Return the next block if no disk is needed for it, ``b""`` at the end, else None."""
+
+    def read(self) -> bytes:
+        """Wait for the next block and return it, ``b""`` at the end."""
+
+
+class FileRange:
+    """The bytes of an open file from *offset* on.
+
+    :param fd: its descriptor.
+    :param length: how many bytes; the file must have them.
+    """
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._end = offset + length
+
+    def read_now(self) -> bytes | None:
+        """Return the next block if the page cache has it (preadv2(2) with RWF_NOWAIT)."""
+        wanted = min(BLOCK, self._end - self._offset)
+        if not wanted:
+            return b""
+        if not _NOWAIT:
+            return None
+        block = bytearray(wanted)
+        try:
+            got = os.preadv(self._fd, [block], self._offset, _NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return None
+            raise
+        return self._taken(bytes(block) if got == wanted else bytes(block[:got]))
+
+    def read(self) -> bytes:
+        """Return the next block from the disk.
+
+        :raises SourceEnded: when somebody has cut the file short.
+        """
+        wanted = min(SLAB, self._end - self._offset)
+        return self._taken(os.pread(self._fd, wanted, self._offset)) if wanted else b""
+
+    def _taken(self, block: bytes) -> bytes:
+        if not block:
+            raise SourceEnded("the file is shorter than it was")
+        self._offset += len(block)
+        return block
+
+
+class Text:
+    """Bytes that are there already."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read_now(self) -> bytes:
+        """Return all of it, then ``b""``."""
+        text, self._text = self._text, b""
+        return text
+
+    read = read_now
+
+
+class Generated:
+    """Blocks made one at a time by a blocking function.
+
+    :param make: returns the next block, ``b""`` at the end; called in pool threads.
+    """
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self.read = make
+
+    def read_now(self) -> None:
+        """There is never a block without waiting."""
+
+
+class Chained:
+    """Several sources, one after the other."""
+
+    def __init__(self, *sources: Source) -> None:
+        self._sources = list(sources)
+
+    def read_now(self) -> bytes | None:
+        """Return the next block of the first source that has not ended."""
+        return self._next(lambda source: source.read_now())
+
+    def read(self) -> bytes:
+        """Return the next block of the first source that has not ended, waiting for it."""
+        return self._next(lambda source: source.read()) or b""
+
+    def _next(self, read: Callable[[Source], bytes | None]) -> bytes | None:
+        while self._sources:
+            block = read(self._sources[0])
+            if block != b"":
+                return block
+            self._sources.pop(0)
+        return b""
+
+
+@implementer(IPushProducer)
+class Sender(FileSender):
+    """Sends one source to one consumer, as fast as the consumer takes it.
+
+    Unlike the :class:`FileSender` it refines, it is a push producer: a block may have to come
+    from the disk, and then the consumer is not held up, and neither is anybody else.
+
+    :param disk: where blocks are read that are not in memory.
+    """
+
+    file: Source | None
+    consumer: IConsumer
+    deferred: Deferred[Any] | None
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._paused = False
+        self._reading = False
+        self._failure: Failure | None = None
+
+    def beginFileTransfer(
+        self, file: Source, consumer: IConsumer, transform: object = None
+    ) -> Deferred[None]:
+        """Send all of *file*, a :class:`Source`, to *consumer*.
+
+        :return: fires when all has been given to the consumer and no read runs any more; with
+            :exc:`ConsumerGone` when the consumer stopped that, or with what a read raised.
+        """
+        self.file = file
+        self.consumer = consumer
+        self.deferred = done = Deferred[None]()
+        consumer.registerProducer(self, True)
+        self._pump()
+        return done
+
+    def pauseProducing(self) -> None:
+        """Give no more blocks for now."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Give blocks again."""
+        self._paused = False
+        self._pump()
+
+    def stopProducing(self) -> None:
+        """Give no more blocks at all."""
+        self._end(Failure(ConsumerGone("the client went away during the download")))
+
+    def _pump(self) -> None:
+        while self.file is not None and not self._paused and not self._reading:
+            try:
+                block = self.file.read_now()
+            except Exception:
+                self._fail(Failure())
+                return
+            if block is None:
+                self._reading = True
+                self._disk.run(self.file.read).addCallbacks(self._have_read, self._fail)
+                return
+            self._deliver(block)
+
+    def _have_read(self, block: bytes) -> None:
+        self._reading = False
+        if self.file is None:
+            self._settle()
+            return
+        self._deliver(block)
+        self._pump()
+
+    def _deliver(self, block: bytes) -> None:
+        if block:
+            self.consumer.write(block)
+        else:
+            self.consumer.unregisterProducer()
+            self._end(None)
+
+    def _fail(self, failure: Failure) -> None:
+        self._reading = False
+        if self.file is not None:
+            self.consumer.unregisterProducer()
+        self._end(failure)
+
+    def _end(self, failure: Failure | None) -> None:
+        if self.file is not None:
+            self.file = None
+            self._failure = failure
+        if not self._reading:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self.deferred is not None:
+            done, self.deferred = self.deferred, None
+            done.callback(None) if self._failure is None else done.errback(self._failure)
