@@ -1,0 +1,38 @@
+"""One event a request for ``twisted.logger``, with all that an operator asks of it later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import Logger
+
+from httpnas.web.streaming import StreamingRequest
+
+_log = Logger()
+
+
+def log_request(request: StreamingRequest) -> None:
+    """Log that *request* has come to its end."""
+    _log.info("{request[method]} {request[name]}", request=record(request))
+
+
+def record(request: StreamingRequest) -> dict[str, Any]:
+    """Return what is worth knowing of *request*.
+
+    ``id``, ``client`` (address), ``method``, ``name`` (of the file or folder, or the path as it
+    was sent when it is none), ``status`` (None when nothing was answered), ``bytes_in`` and
+    ``bytes_out`` (of the bodies), ``seconds`` (from its first line to its end) and ``ended``
+    (``answered``, ``refused``, ``client gone``, ``client too slow``, ``failed``).
+    """
+    name = request.path if request.name is None else b"/" + request.name
+    return {
+        "id": request.id,
+        "client": getattr(request.client, "host", None),
+        "method": request.method.decode("ascii", "replace"),
+        "name": name.decode("utf-8", "replace"),
+        "status": request.code if request.answered else None,
+        "bytes_in": request.body.received,
+        "bytes_out": request.sentLength,
+        "seconds": round(request.site.reactor.seconds() - request.began, 6),
+        "ended": request.ended_by,
+    }

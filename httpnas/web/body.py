@@ -1,0 +1,169 @@
+"""The body of a request as a push producer, for any consumer (``twisted.internet.interfaces``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: Bytes that are held for a handler that has not asked for the body yet.
+HELD = 64 << 10
+
+
+class BodyCutShort(Exception):
+    """The client went away, or broke the framing, before the body had ended."""
+
+
+class BodyTooLarge(Exception):
+    """The body is longer than it may be."""
+
+
+class BodyTooSlow(Exception):
+    """The body did not move on for too long."""
+
+
+@implementer(IPushProducer)
+class Body:
+    """The body of one request, on its way in.
+
+    :param length: bytes announced, None for a chunked body.
+    :param network: what is paused when nobody takes the body.
+    :param invite: tells the client that its body is wanted.
+    :ivar received: bytes that have come so far.
+    :ivar ended: whether all of it has come.
+    :ivar failure: why it was given up, if it was.
+    """
+
+    def __init__(
+        self, length: int | None, network: IPushProducer, invite: Callable[[], None]
+    ) -> None:
+        self.length = length
+        self.received = 0
+        self.ended = False
+        self.paused = False
+        self._network = network
+        self._invite = invite
+        self._limit: int | None = None
+        self._held: list[bytes] = []
+        self._consumer: IConsumer | None = None
+        self._delivered: Deferred[None] | None = None
+        self.failure: Exception | None = None
+        self._dropping = False
+
+    # For handlers
+
+    def deliver_to(self, consumer: IConsumer, limit: int | None = None) -> Deferred[None]:
+        """Ask the client for the body and give it to *consumer* as it comes.
+
+        :param limit: bytes it may have at the most.
+        :return: fires when the consumer has been given all of it, or has stopped it.
+        :raises BodyCutShort: through the Deferred, as the following.
+        :raises BodyTooLarge: the consumer has been given no more than *limit*.
+        :raises BodyTooSlow:
+        """
+        self._limit = limit
+        if self.failure is not None:
+            return fail(self.failure)
+        if not self.ended:
+            self._invite()
+        self._delivered = delivered = Deferred[None]()
+        self._consumer = consumer
+        consumer.registerProducer(self, True)
+        self.resumeProducing()
+        held, self._held = self._held, []
+        if limit is not None and self.received > limit:
+            self.fail(BodyTooLarge())
+        else:
+            for chunk in held:
+                consumer.write(chunk)
+        if self.ended:
+            self._detach(None)
+        return delivered
+
+    def drop(self) -> None:
+        """Take the rest of the body and throw it away."""
+        self._held = []
+        self._dropping = True
+        self._resume()
+
+    # For the consumer
+
+    def pauseProducing(self) -> None:
+        """Read no more from the client for now."""
+        self._pause()
+
+    def resumeProducing(self) -> None:
+        """Read from the client again."""
+        if not self.ended:
+            self._resume()
+
+    def stopProducing(self) -> None:
+        """Give the consumer nothing more."""
+        self._detach(None)
+
+    # For the request
+
+    def data_received(self, chunk: bytes) -> None:
+        """Take the next bytes of the body."""
+        self.received += len(chunk)
+        if self._consumer is None:
+            if self._delivered is None and not self._dropping:
+                self._hold(chunk)
+        elif self._limit is not None and self.received > self._limit:
+            self.fail(BodyTooLarge())
+        else:
+            self._consumer.write(chunk)
+
+    def _hold(self, chunk: bytes) -> None:
+        self._held.append(chunk)
+        if self.received >= HELD:
+            self._pause()
+
+    def end(self) -> None:
+        """Note that all of the body has come."""
+        self.ended = True
+        self._detach(None)
+
+    def fail(self, reason: Exception) -> None:
+        """Give the body up: whoever waits for it, or comes to ask for it, gets *reason*."""
+        self._held = []
+        self.failure = reason
+        self._detach(Failure(reason))
+
+    def _detach(self, failure: Failure | None) -> None:
+        if self._consumer is None or self._delivered is None:
+            return
+        self._consumer.unregisterProducer()
+        self._consumer = None
+        if not self.ended:
+            self._pause()
+        self._delivered.errback(failure) if failure else self._delivered.callback(None)
+
+    def _pause(self) -> None:
+        self.paused = True
+        self._network.pauseProducing()
+
+    def _resume(self) -> None:
+        self.paused = False
+        self._network.resumeProducing()
+
+
+@implementer(IConsumer)
+class Collected:
+    """Takes a short body as a whole; the limit given to :meth:`Body.deliver_to` bounds it."""
+
+    def __init__(self) -> None:
+        self.bytes = b""
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take what *producer* gives; it is never paused."""
+
+    def unregisterProducer(self) -> None:
+        """Take nothing more."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        self.bytes += data

@@ -1,0 +1,88 @@
+"""What every door needs to turn a request into storage operations, and to answer it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from httpnas.storage.listing import Folder
+from httpnas.storage.store import Storage, StoredFile
+from httpnas.storage.upload import Check
+from httpnas.storage.version import Version
+from httpnas.transfer.disk import Disk
+from httpnas.transfer.turns import Turns
+from httpnas.web.conditions import Conditions
+from httpnas.web.problems import Problem
+from httpnas.web.streaming import StreamingRequest
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What the doors share.
+
+    :ivar max_upload: bytes a body may have, None for any number.
+    """
+
+    storage: Storage
+    disk: Disk
+    max_upload: int | None = None
+    turns: Turns = field(default_factory=Turns)
+
+    async def open(self, name: bytes) -> StoredFile | Folder:
+        """Open *name* for reading, without a thread when nothing has to be waited for."""
+        opened = self.storage.open_cached(name)
+        return await self.disk.run(self.storage.open, name) if opened is None else opened
+
+    def close(self, opened: StoredFile | Folder) -> None:
+        """Close what :meth:`open` gave, where that can not hold up the reactor.
+
+        A file that was removed or replaced meanwhile is freed by its last close, block by block.
+        """
+        if self.storage.opens_at_once and os.fstat(opened.fd).st_nlink:
+            opened.close()
+        else:
+            self.disk.run(opened.close)
+
+
+def entity_tag(version: Version) -> bytes:
+    """Return the strong entity tag of *version* (RFC 9110 section 8.8.3)."""
+    return b'"%s"' % version.tag.encode()
+
+
+def modified(version: Version) -> float:
+    """Return when *version* was written, in seconds since the epoch."""
+    return version.mtime_ns / 1e9
+
+
+def conditions_of(request: StreamingRequest) -> Conditions:
+    """Return the preconditions that *request* carries."""
+    return Conditions.parse(lambda field: request.requestHeaders.getRawHeaders(field, []))
+
+
+def write_check(conditions: Conditions) -> Check:
+    """Return a check that refuses a change with 412 when *conditions* do not hold for it."""
+
+    def check(version: Version | None) -> None:
+        etag = None if version is None else entity_tag(version)
+        when = None if version is None else modified(version)
+        if not conditions.for_write(etag, when):
+            raise Problem(412, "The file is not the version that the conditions ask for.")
+
+    return check
+
+
+def answer(
+    request: StreamingRequest,
+    body: bytes = b"OK",
+    status: int = 200,
+    content_type: bytes = b"text/plain; charset=utf-8",
+) -> None:
+    """Answer *request* with *body*, if there is still somebody to answer."""
+    if request.gone or request.finished:
+        return
+    request.setResponseCode(status)
+    if status != 204:
+        request.setHeader(b"Content-Type", content_type)
+        request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.write(body)
+    request.finish()

@@ -1,0 +1,210 @@
+"""``/file``: the http-nas dialect, in which POST creates or replaces and PUT appends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace as replace_fields
+
+from klein import Klein
+from twisted.internet.defer import TimeoutError
+
+from httpnas.storage.errors import IsFolder, NameTaken, StorageError
+from httpnas.storage.facts import Facts
+from httpnas.storage.listing import Folder
+from httpnas.storage.store import StoredFile
+from httpnas.transfer import scan
+from httpnas.web.body import BodyTooLarge, Collected
+from httpnas.web.downloads import send_file
+from httpnas.web.exchange import Exchange, answer, conditions_of, entity_tag, write_check
+from httpnas.web.listings import send_listing
+from httpnas.web.names import BadName, decode_name, split_verb
+from httpnas.web.problems import RETRY_AFTER, Problem
+from httpnas.web.routing import route
+from httpnas.web.streaming import StreamingRequest
+from httpnas.web.uploads import append, refuse_early, replace
+
+_DOOR = b"file"
+_VERBS = frozenset({b"wc", b"mv"})
+_METHODS = {
+    None: "DELETE, GET, HEAD, OPTIONS, POST, PUT",
+    b"wc": "GET, HEAD, OPTIONS",
+    b"mv": "OPTIONS, PUT",
+}
+_HEALTH_METHODS = "GET, HEAD, OPTIONS"
+#: Bytes of the document that tells where to move to.
+_MOVE = 64 << 10
+#: Seconds in which the storage must answer to be healthy.
+_PROBE = 5.0
+
+
+class FileDoor:
+    """The routes of one door.
+
+    :param exchange: what it turns requests into operations with.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def mount(self, app: Klein) -> None:
+        """Add the routes to *app*."""
+        route(app, "/file", ["GET"], self.health)
+        route(app, "/file/<rest:_>", ["GET"], self.get)
+        route(app, "/file/<rest:_>", ["POST"], self.post)
+        route(app, "/file/<rest:_>", ["PUT"], self.put)
+        route(app, "/file/<rest:_>", ["DELETE"], self.delete)
+        route(app, "/file/<rest:_>", ["OPTIONS"], self.options)
+        route(app, "/file", ["OPTIONS"], self.options)
+        route(app, "/file/<rest:_>", None, self.refuse)
+
+    async def health(self, request: StreamingRequest) -> None:
+        """Tell whether the storage can be written to."""
+        try:
+            probed = self._exchange.disk.run(self._exchange.storage.probe)
+            await probed.addTimeout(_PROBE, request.site.reactor)
+        except (StorageError, TimeoutError) as error:
+            raise Problem(
+                503, f"The storage can not be written to: {error}.", Retry_After=str(RETRY_AFTER)
+            ) from error
+        answer(request)
+
+    async def get(self, request: StreamingRequest) -> None:
+        """Send a file, list a folder, or count lines."""
+        verb = _name(request, None, b"wc")
+        assert request.name is not None
+        opened = await self._exchange.open(request.name)
+        if verb:
+            await self._count(request, opened)
+        elif isinstance(opened, Folder):
+            await send_listing(self._exchange, request, request.name, opened, _VERBS)
+        else:
+            await send_file(self._exchange, request, request.name, opened)
+
+    async def _count(self, request: StreamingRequest, opened: StoredFile | Folder) -> None:
+        try:
+            if isinstance(opened, Folder):
+                raise IsFolder("a folder has no lines")
+            lines = await self._lines(request, opened)
+        finally:
+            self._exchange.close(opened)
+        answer(request, b"%d" % lines)
+
+    async def _lines(self, request: StreamingRequest, file: StoredFile) -> int:
+        exchange = self._exchange
+        known = await exchange.disk.run(exchange.storage.recall, file)
+        if known.lines is not None:
+            return known.lines
+        counted = await scan.count_lines(
+            exchange.disk, file.fd, file.version.size, lambda: not request.gone
+        )
+        if not request.gone:
+            found = Facts(lines=counted)
+            await exchange.disk.run(
+                exchange.storage.remember, request.name or b"", file.version, found
+            )
+        return counted
+
+    async def post(self, request: StreamingRequest) -> None:
+        """Create or replace a file."""
+        _name(request, None)
+        version = await replace(self._exchange, request, request.name or b"")
+        request.setHeader(b"ETag", entity_tag(version))
+        answer(request)
+
+    async def put(self, request: StreamingRequest) -> None:
+        """Append to a file, or move a file or folder."""
+        if _name(request, None, b"mv") or _is_json(request):
+            await self._move(request, request.name or b"")
+            return
+        version = await append(self._exchange, request, request.name or b"")
+        request.setHeader(b"ETag", entity_tag(version))
+        request.setHeader(b"Upload-Offset", b"%d" % version.size)
+        answer(request)
+
+    async def _move(self, request: StreamingRequest, name: bytes) -> None:
+        exchange = self._exchange
+        refuse_early(request, None)
+        conditions = conditions_of(request)
+        create_only = conditions.create_only
+        # Whether something may be replaced concerns the new name; the rest concerns the old one.
+        check = write_check(replace_fields(conditions, if_none_match=None))
+        await exchange.disk.run(exchange.storage.begin_move, name, check)
+        if (request.body.length or 0) > _MOVE:
+            raise _not_a_move()
+        document = Collected()
+        try:
+            await request.body.deliver_to(document, _MOVE)
+        except BodyTooLarge as error:
+            raise _not_a_move() from error
+        target = _target(document.bytes)
+        async with exchange.turns.take(name):
+            try:
+                await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
+            except NameTaken as error:
+                if create_only:
+                    raise Problem(412, "Something has the new name already.") from error
+                raise
+        answer(request)
+
+    async def delete(self, request: StreamingRequest) -> None:
+        """Remove a file, or a folder with all in it."""
+        _name(request, None)
+        name, exchange = request.name or b"", self._exchange
+        check = write_check(conditions_of(request))
+        async with exchange.turns.take(name):
+            aside = await exchange.disk.run(exchange.storage.remove, name, check)
+        answer(request)
+        if aside is not None:
+            exchange.disk.chore(exchange.storage.reclaim(aside))
+
+    async def options(self, request: StreamingRequest) -> None:
+        """Tell what can be done here."""
+        rest = _rest(request)
+        methods = _METHODS[split_verb(rest, _VERBS)[1]] if rest else _HEALTH_METHODS
+        request.setHeader(b"Allow", methods.encode())
+        answer(request, b"", 204)
+
+    async def refuse(self, request: StreamingRequest) -> None:
+        """Refuse a method that nothing here takes."""
+        _name(request)
+
+
+def _rest(request: StreamingRequest) -> bytes:
+    # The router takes any number of slashes before the door.
+    return request.path.lstrip(b"/")[len(_DOOR) :]
+
+
+def _name(request: StreamingRequest, *verbs: bytes | None) -> bytes | None:
+    """Set the name that *request* is about, and return its verb, which must be among *verbs*."""
+    rest, verb = split_verb(_rest(request), _VERBS)
+    request.name = decode_name(rest)
+    if verb not in verbs:
+        raise Problem(405, "This can not be done here; Allow says what can.", Allow=_METHODS[verb])
+    return verb
+
+
+def _is_json(request: StreamingRequest) -> bool:
+    media_type = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
+    return media_type.strip().lower() == b"application/json"
+
+
+def _target(document: bytes) -> bytes:
+    try:
+        move = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise _not_a_move() from error
+    path = move.get("path") if isinstance(move, dict) else None
+    if not isinstance(path, str) or not path:
+        raise _not_a_move()
+    try:
+        return decode_name(path.encode())
+    except UnicodeEncodeError as error:
+        raise BadName("The new name is not valid UTF-8.") from error
+
+
+def _not_a_move() -> Problem:
+    return Problem(
+        400,
+        'A PUT of application/json moves, and takes {"path": "new/name"}. To append JSON, send it '
+        "under any other type, such as application/x-ndjson.",
+    )

@@ -1,0 +1,112 @@
+"""The head of a request, line by line: what is refused of it, and how (RFC 9112).
+
+Twisted takes more than is good here, and answers all it refuses with 400. This is asked before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote_from_bytes
+
+#: Bytes of a request line, bytes and number of all header lines together.
+REQUEST_LINE = 8 << 10
+HEADER_BLOCK = 16 << 10
+HEADER_LINES = 100
+
+_ASCII = bytes(range(128)).decode()
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
+
+
+class HeadRefused(Exception):
+    """A request is not understood.
+
+    :ivar status: the status code of the answer.
+    :ivar detail: what is wrong with the request, for the client.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Head:
+    """Counts and checks the lines of one connection's requests."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._block = 0
+
+    def request_line(self, line: bytes) -> bytes:
+        """Return the request line with an ASCII target, and begin to count its header lines.
+
+        Clients send names as they are typed; what is not ASCII is percent-encoded here, once.
+        """
+        self._lines = self._block = 0
+        if len(line) > REQUEST_LINE:
+            raise line_too_long(in_headers=False)
+        return line if line.isascii() else quote_from_bytes(line, safe=_ASCII).encode()
+
+    def header_line(self, line: bytes) -> None:
+        """Check a header line, which is not empty (section 5)."""
+        self._lines += 1
+        self._block += len(line) + 2
+        if self._lines > HEADER_LINES or self._block > HEADER_BLOCK:
+            raise line_too_long(in_headers=True)
+        check_field_line(line)
+
+
+def check_field_line(line: bytes) -> None:
+    """Check a line of the headers, or of the trailers of a chunked body (section 7.1.2)."""
+    if line[0] in b" \t":
+        raise HeadRefused(400, "A header line is folded.")
+    if _CONTROL.search(line):
+        raise HeadRefused(400, "A header line holds a control character.")
+
+
+def line_too_long(in_headers: bool) -> HeadRefused:
+    """Return the refusal of a line, or of all header lines, beyond the limits."""
+    if in_headers:
+        limits = f"Headers may have {HEADER_LINES} lines and {HEADER_BLOCK} bytes in all."
+        return HeadRefused(431, limits)
+    return HeadRefused(414, f"A request line may have {REQUEST_LINE} bytes.")
+
+
+def check_framing(header: bytes, value: bytes, version: bytes) -> None:
+    """Check a Content-Length or Transfer-Encoding (section 6); others pass."""
+    if header == b"Content-Length" and not _is_length(value):
+        raise HeadRefused(400, "Content-Length is not a length.")
+    if header == b"Transfer-Encoding":
+        if value.lower() != b"chunked":
+            raise HeadRefused(501, "The only transfer coding understood is chunked.")
+        if version == b"HTTP/1.0":
+            raise HeadRefused(400, "HTTP/1.0 has no chunked bodies.")
+
+
+def check_whole(hosts: Sequence[bytes], expects: Sequence[bytes], version: bytes) -> None:
+    """Check what concerns all headers of a request (section 3.2; RFC 9110 section 10.1.1).
+
+    :param hosts: the values of all Host lines.
+    :param expects: the values of all Expect lines.
+    """
+    if len(hosts) > 1 or (version == b"HTTP/1.1" and not hosts):
+        raise HeadRefused(400, "A request has one Host header.")
+    if hosts and not _HOST.match(hosts[0]):
+        raise HeadRefused(400, "The Host header names no host.")
+    if any(expect.lower() != b"100-continue" for expect in expects):
+        raise HeadRefused(417, "The only expectation understood is 100-continue.")
+
+
+def is_persistent(connection: Sequence[bytes], version: bytes) -> bool:
+    """Tell whether a connection may outlive a request (section 9.3).
+
+    :param connection: the values of all Connection lines.
+    """
+    options = {option.strip().lower() for option in b",".join(connection).split(b",")}
+    return version == b"HTTP/1.1" and b"close" not in options
+
+
+def _is_length(field: bytes) -> bool:
+    return field.isdigit() and len(field) <= 19 and int(field) < 1 << 63

@@ -1,0 +1,134 @@
+"""Errors as answers: one table from what went wrong to a status, and problem documents (RFC 9457).
+
+A problem's detail tells the client what to do about it; what happened inside stays in the log.
+"""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from httpnas.storage import errors
+from httpnas.storage.append import WrongOffset
+from httpnas.web.body import BodyTooLarge, BodyTooSlow
+from httpnas.web.digests import BadDigestField
+from httpnas.web.names import BadName, NameTooLong
+from httpnas.web.ranges import RangeNotSatisfiable
+
+if TYPE_CHECKING:
+    from httpnas.web.streaming import StreamingRequest
+
+#: Seconds after which a client may try again when the storage is away.
+RETRY_AFTER = 5
+
+
+class Problem(Exception):
+    """A refusal that a door has decided on.
+
+    :param status: the status code of the answer.
+    :param detail: what is wrong and what to do about it, for the client.
+    :param headers: more headers of the answer.
+    """
+
+    def __init__(self, status: int, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+#: Fields that tell of a file, and must not tell of a problem.
+_OF_THE_FILE = (
+    b"ETag",
+    b"Last-Modified",
+    b"Content-Range",
+    b"Content-Disposition",
+    b"Repr-Digest",
+)
+
+#: The first class that fits decides, so that special ones stand before general ones.
+_TABLE: tuple[tuple[type[Exception], int, str], ...] = (
+    (BadName, 400, "{error}"),
+    (NameTooLong, 414, "{error}"),
+    (BadDigestField, 400, "{error}"),
+    (BodyTooSlow, 408, "The body did not move on for too long; send it again."),
+    (BodyTooLarge, 413, "The body is larger than the server takes."),
+    (errors.BadNameForFileSystem, 400, "The file system does not take this name."),
+    (errors.NoSuchFile, 404, "There is no such file or folder."),
+    (errors.IsFolder, 409, "This name is a folder, not a file."),
+    (errors.NotAFolder, 409, "On the way to this name stands a file, not a folder."),
+    (errors.NameTaken, 409, "The destination exists already and can not be replaced."),
+    (errors.IntoItself, 409, "A folder can not be moved into itself."),
+    (errors.OtherFileSystem, 409, "Another file system is mounted there; copy the file instead."),
+    (errors.Reserved, 403, "This name is the server's own and can not be changed."),
+    (errors.FileTooLarge, 413, "The file system does not take a file of this size."),
+    (errors.StorageFull, 507, "There is not enough space left. Delete something, then try again."),
+    (errors.NotPermitted, 403, "The server may not do this here: check the storage's permissions."),
+    (errors.OutOfDescriptors, 503, "The server is at its limit of open files. Try again soon."),
+    (errors.Contended, 503, "Others are changing this name without pause. Try again soon."),
+    (errors.StorageAway, 503, "The storage does not answer as it should. Try again soon."),
+    (errors.StorageBroken, 500, "The storage reported an error; the server's log names it."),
+)
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """Return what *error* means to a client, or None when it is an error of ours."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, WrongOffset):
+        return Problem(
+            409,
+            f"The file has {error.actual} bytes, not as many as Upload-Offset says.",
+            Upload_Offset=str(error.actual),
+        )
+    if isinstance(error, RangeNotSatisfiable):
+        return Problem(
+            416, f"The file has {error.size} bytes.", Content_Range=f"bytes */{error.size}"
+        )
+    if isinstance(error, OSError):
+        error = errors.translate(error)
+    for kind, status, detail in _TABLE:
+        if isinstance(error, kind):
+            retry = {"Retry_After": str(RETRY_AFTER)} if status == 503 else {}
+            return Problem(status, detail.format(error=error), **retry)
+    return None
+
+
+def phrase(status: int) -> bytes:
+    """Return the reason phrase of *status*."""
+    return HTTPStatus(status).phrase.encode()
+
+
+def document(status: int, detail: str, identity: str) -> bytes:
+    """Return a problem document (RFC 9457 section 3).
+
+    :param identity: of the request, as the log has it.
+    """
+    members = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": f"urn:uuid:{identity}",
+    }
+    return json.dumps(members, ensure_ascii=False).encode() + b"\n"
+
+
+def answer(request: StreamingRequest, status: int, detail: str, **headers: str) -> None:
+    """Answer *request* with a problem document, or cut it off when its answer has begun."""
+    if request.gone or request.finished:
+        return
+    if request.startedWriting:
+        request.abort("failed")
+        return
+    for stale in _OF_THE_FILE:
+        request.responseHeaders.removeHeader(stale)
+    body = document(status, detail, request.id)
+    request.setResponseCode(status, phrase(status))
+    request.setHeader(b"Content-Type", b"application/problem+json")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    for name, value in headers.items():
+        request.setHeader(name.encode(), value.encode())
+    request.write(body)
+    request.finish()
