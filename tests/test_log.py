@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
+
+from httpnas.log import as_json, as_text, observer
+from httpnas.web.streaming import Limits
+from tests.harness import Nas, connect
+
+FIELDS = {
+    "time",
+    "id",
+    "client",
+    "method",
+    "name",
+    "status",
+    "bytes_in",
+    "bytes_out",
+    "seconds",
+    "ended",
+}
+RECORD = {
+    "id": "6c6b62b4-1f26-4b8e-a4f2-2a6a1a3e1d9f",
+    "client": "192.0.2.1",
+    "method": "GET",
+    "name": "/a",
+    "status": 200,
+    "bytes_in": 0,
+    "bytes_out": 12,
+    "seconds": 0.25,
+    "ended": "answered",
+}
+#: What a terminal, or whoever reads lines, would act on.
+INJECTIONS = [
+    'a\n{"status": 200}',
+    "a\r\nb",
+    "\x1b[2J\x1b]0;title\x07",
+    "\x00\x08\x7f",
+    '"quoted" \\ back',
+    "{request} {time!r} %s",
+    "气 \U0001f600",
+]
+
+
+def event(**record: object) -> LogEvent:
+    return {
+        "log_time": 1_000_000_000.125,
+        "log_level": LogLevel.info,
+        "log_namespace": "n",
+        "log_format": "{request[method]} {request[name]}",
+        "request": RECORD | record,
+    }
+
+
+class Lines:
+    """The requests that are logged, as the lines they become."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, logged: LogEvent) -> None:
+        if "request" in logged:
+            self.events.append(logged)
+
+    async def last(self) -> dict[str, Any]:
+        """Wait for a request to be logged, and return its line of JSON."""
+        for _ in range(1000):
+            if self.events:
+                break
+            await deferLater(reactor, 0.005)
+        assert len(self.events) == 1
+        logged = self.events.pop()
+        text = as_text(logged)
+        assert text is not None and text.count("\n") == 1
+        line = as_json(logged)
+        assert line.endswith("\n") and line.count("\n") == 1
+        record: dict[str, Any] = json.loads(line)
+        return record
+
+
+@pytest.fixture
+def log() -> Iterator[Lines]:
+    lines = Lines()
+    globalLogPublisher.addObserver(lines)
+    yield lines
+    globalLogPublisher.removeObserver(lines)
+
+
+# The form of a line
+
+
+@pytest.mark.parametrize("field", ["name", "method", "client", "ended"])
+@pytest.mark.parametrize("value", INJECTIONS)
+def test_a_line_of_json_is_one_line_whatever_is_in_it(field: str, value: str) -> None:
+    line = as_json(event(**{field: value}))
+    assert line.endswith("}\n") and line.count("\n") == 1
+    assert not re.search("[\x00-\x09\x0b-\x1f]", line)
+    record = json.loads(line)
+    assert record == RECORD | {"time": "2001-09-09T01:46:40.125Z", field: value}
+
+
+@pytest.mark.parametrize("field", ["name", "method", "client", "ended"])
+@pytest.mark.parametrize("value", [*INJECTIONS, "\x85", "\u2028", "\u202egpj.exe", "\x9b2J"])
+def test_a_line_of_text_is_one_line_whatever_is_in_it(field: str, value: str) -> None:
+    line = as_text(event(**{field: value}))
+    assert line is not None
+    assert line.endswith("\n") and len(line.splitlines()) == 1
+    assert line[:-1].isprintable()
+    for shown in (str(part) for key, part in RECORD.items() if key not in (field, "seconds")):
+        assert shown in line
+
+
+def test_text_leaves_what_can_be_read_as_it_is() -> None:
+    line = as_text(event(name="/气 a", client=None))
+    assert line is not None
+    assert line.startswith("2001-09-09T01:46:40.125Z 200 GET /气 a in=0 out=12 0.25")
+    assert " - answered " in line
+
+
+@pytest.mark.parametrize("form", [as_json, as_text])
+def test_other_events_are_told_with_their_traceback(
+    form: Callable[[LogEvent], str | None],
+) -> None:
+    out: list[str] = []
+    logger = Logger("n", observer=lambda told: out.append(form(told) or ""))  # type: ignore[arg-type]
+    try:
+        raise RuntimeError("what\nhappened")
+    except RuntimeError:
+        logger.failure("it failed: {why}", Failure(), why="reason")
+    assert "it failed: reason" in out[0]
+    assert "RuntimeError" in out[0] and "Traceback" in out[0]
+    if form is as_json:
+        assert out[0].count("\n") == 1
+        record = json.loads(out[0])
+        assert set(record) == {"time", "level", "message", "traceback"}
+        assert record["level"] == "critical"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("out", "start"), [(io.StringIO, "{"), (Terminal, "2001-09-09T01:46")])
+def test_people_get_text_and_programs_json(out: type[io.StringIO], start: str) -> None:
+    file = out()
+    observer(file)(event())
+    assert file.getvalue().startswith(start)
+    assert file.getvalue().count("\n") == 1
+
+
+# What is told of a request
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "expected"),
+    [
+        ("POST", "/file/d/a%20b", b"12345", ("/d/a b", 200, 5, 2)),
+        ("PUT", "/file/f", b"123", ("/f", 200, 3, 2)),
+        ("GET", "/file/f", None, ("/f", 200, 0, 7)),
+        ("HEAD", "/file/f", None, ("/f", 200, 0, 0)),
+        ("GET", "/file/f/wc", None, ("/f", 200, 0, 1)),
+        ("GET", "/file/", None, ("/", 200, 0, 2)),
+        ("GET", "/file/%E6%B0%94", None, ("/气", 404, 0, None)),
+        ("GET", "/file/%0A", None, ("/file/%0A", 400, 0, None)),
+        ("GET", "/file/%FF", None, ("/file/%FF", 400, 0, None)),
+        ("GET", "/nowhere", None, ("/nowhere", 404, 0, None)),
+        ("PATCH", "/file/f", b"x", ("/f", 405, 1, None)),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_request_is_logged_with_all_that_is_known(
+    nas: Nas, log: Lines, method: str, path: str, data: bytes | None, expected: tuple[Any, ...]
+) -> None:
+    (nas.root / "f").write_bytes(b"content")
+    _, body, headers = await nas.fetch(method, path, data=data)
+    record = await log.last()
+    assert set(record) == FIELDS
+    name, status, bytes_in, bytes_out = expected
+    assert (record["name"], record["status"]) == (name, status)
+    assert record["bytes_in"] in ((0, bytes_in) if status == 405 else (bytes_in,))
+    assert record["bytes_out"] == (len(body) if bytes_out is None else bytes_out)
+    assert (record["method"], record["client"]) == (method, "127.0.0.1")
+    assert record["ended"] == "answered"
+    assert 0 <= record["seconds"] < 10
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"])
+    assert [record["id"]] == headers.getRawHeaders("X-Request-ID")
+    if status >= 400:
+        assert json.loads(body)["instance"] == f"urn:uuid:{record['id']}"
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_request_has_an_id_of_its_own(nas: Nas, log: Lines) -> None:
+    ids = set()
+    for _ in range(5):
+        _, _, headers = await nas.fetch("GET", "/file", headers={"X-Request-ID": "forged"})
+        ids.add((await log.last())["id"])
+        assert "forged" not in headers.getRawHeaders("X-Request-ID")
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize("raw", ["a\x85b", "a\u2028b", "\u202egpj", 'a", "status": 1'])
+@pytest_twisted.ensureDeferred
+async def test_a_name_can_not_forge_a_line(nas: Nas, log: Lines, raw: str) -> None:
+    target = raw.replace('"', "%22").replace(" ", "%20").encode()
+    await nas.talk(b"GET /file/%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
+    assert (await log.last())["name"] == f"/{raw}"
+
+
+def cut(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_goes_away_in_its_body_is_logged_as_gone(
+    nas: Nas, log: Lines, method: str
+) -> None:
+    (nas.root / "f").write_bytes(b"old")
+    client = await nas.in_thread(connect, nas.port)
+    head = f"{method} /file/f HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    client.sendall(head.encode() + b"part")
+    await deferLater(reactor, 0.1)
+    assert log.events == []
+    client.close()
+    record = await log.last()
+    assert set(record) == FIELDS
+    assert (record["ended"], record["name"], record["bytes_in"]) == ("client gone", "/f", 4)
+    assert record["status"] is None, "nothing was answered"
+    assert (nas.root / "f").read_bytes() == b"old"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_goes_away_in_a_download_is_logged_as_gone(
+    nas: Nas, log: Lines
+) -> None:
+    size = 30 << 20
+    (nas.root / "f").write_bytes(bytes(size))
+    client = await nas.in_thread(connect, nas.port)
+    client.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\n\r\n")
+    await nas.in_thread(client.recv, 1000)
+    cut(client)
+    record = await log.last()
+    assert (record["ended"], record["name"], record["status"]) == ("client gone", "/f", 200)
+    assert 0 < record["bytes_out"] < size
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_that_reads_nothing_more_is_logged_as_too_slow(
+    tmp_path: Path, log: Lines
+) -> None:
+    nas = Nas(tmp_path / "root", Limits(stall=0.1))
+    (nas.root / "f").write_bytes(bytes(30 << 20))
+    try:
+        client = await nas.in_thread(connect, nas.port)
+        client.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\n\r\n")
+        record = await log.last()
+        client.close()
+    finally:
+        await nas.stop()
+    assert (record["ended"], record["name"]) == ("client too slow", "/f")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_breaks_off_in_its_framing_is_logged_as_refused(
+    nas: Nas, log: Lines
+) -> None:
+    head = b"POST /file/f HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await nas.talk(head, b"5\r\n12345\r\nnonsense\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    record = await log.last()
+    assert (record["ended"], record["status"], record["name"]) == ("refused", 400, "/f")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["instance"] == f"urn:uuid:{record['id']}"
+    assert not (nas.root / "f").exists()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_that_fails_is_logged_as_failed(nas: Nas, log: Lines) -> None:
+    size = 30 << 20
+    (nas.root / "f").write_bytes(bytes(size))
+    client = await nas.in_thread(connect, nas.port)
+    client.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\n\r\n")
+    await nas.in_thread(client.recv, 1000)
+    (nas.root / "f").write_bytes(b"")
+
+    def read_on() -> None:
+        try:
+            while client.recv(1 << 20):
+                pass
+        except ConnectionResetError:
+            pass
+
+    await nas.in_thread(read_on)
+    client.close()
+    assert (await log.last())["ended"] == "failed"

@@ -1,0 +1,287 @@
+"""A real ``twistd httpnas``: options, start, use, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT, TWISTD, connect, receive_all, receive_answer, twistd, wait_until
+
+OPTIONS = ["--listen", "--storage", "--durability", "--max-upload", "--stall", "--drain"]
+VARIABLES = [
+    "HTTPNAS_LISTEN",
+    "PORT",
+    "STORAGE_PATH",
+    "HTTPNAS_DURABILITY",
+    "HTTPNAS_MAX_UPLOAD",
+    "HTTPNAS_STALL",
+    "HTTPNAS_DRAIN",
+]
+
+
+def run(cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run twistd with *arguments*, which must end by itself."""
+    return subprocess.run(
+        [*TWISTD, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    with connect(port) as client:
+        client.sendall(request)
+        return receive_answer(client)
+
+
+def test_twistd_lists_the_daemon(tmp_path: Path) -> None:
+    assert "httpnas" in run(tmp_path, "--help").stdout
+
+
+def test_help_explains_every_option_and_its_variable(tmp_path: Path) -> None:
+    shown = run(tmp_path, "httpnas", "--help").stdout
+    assert [word for word in [*OPTIONS, *VARIABLES] if word not in shown] == []
+
+
+@pytest.mark.parametrize(
+    "arguments, env, said",
+    [
+        (["--nonsense"], {}, "nonsense"),
+        (["leftover"], {}, "leftover"),
+        (["--durability", "some"], {}, "some"),
+        (["--max-upload", "much"], {}, "much"),
+        (["--max-upload", "-1"], {}, "-1"),
+        (["--stall", "soon"], {}, "soon"),
+        (["--stall", "0"], {}, "0"),
+        (["--drain", "-1"], {}, "-1"),
+        (["--drain", "nan"], {}, "nan"),
+        (["--listen", "nonsense:1"], {}, "nonsense"),
+        (["--listen", "tcp:99999"], {}, "99999"),
+        (["--storage", "/dev/null/x"], {}, "/dev/null/x"),
+        (["--storage", "/dev/null"], {}, "/dev/null"),
+        ([], {"HTTPNAS_DURABILITY": "some"}, "HTTPNAS_DURABILITY"),
+        ([], {"HTTPNAS_DRAIN": "long"}, "HTTPNAS_DRAIN"),
+        ([], {"PORT": "http"}, "http"),
+    ],
+)
+def test_what_is_wrong_ends_the_daemon_with_one_line_and_status_1(
+    tmp_path: Path, arguments: list[str], env: dict[str, str], said: str
+) -> None:
+    ended = run(tmp_path, "-n", "--pidfile=", "httpnas", *arguments, **env)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stdout
+
+
+def test_a_taken_port_ends_the_daemon_with_one_line_and_no_pid_file(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run(tmp_path, "-n", "httpnas", "--listen", f"tcp:{port}:interface=127.0.0.1")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert str(port) in ended.stderr
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_root_that_can_not_be_written_to_ends_the_daemon(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    ended = run(tmp_path, "-n", "--pidfile=", "httpnas", "--storage", str(root))
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+
+
+def test_a_missing_storage_folder_is_made_and_said_in_the_log(tmp_path: Path) -> None:
+    with twistd(tmp_path / "deep" / "root", cwd=tmp_path) as daemon:
+        assert (tmp_path / "deep" / "root").is_dir()
+        assert f"made the folder {tmp_path / 'deep' / 'root'}" in daemon.log()
+
+
+def test_the_environment_sets_options_and_the_command_line_comes_first(tmp_path: Path) -> None:
+    env = {"HTTPNAS_MAX_UPLOAD": "3", "STORAGE_PATH": "/nonexistent"}
+    with twistd(tmp_path / "root", env=env) as daemon:
+        request = b"POST /file/a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabcd"
+        assert ask(daemon.port, request % 4)[0] == 413
+    with twistd(tmp_path / "root", "--max-upload=1K", env=env) as daemon:
+        assert ask(daemon.port, request % 4)[0] == 200
+
+
+def test_port_alone_means_that_port_on_loopback(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"PORT": str(port)}
+    with twistd(tmp_path / "root", listen=None, env=env) as daemon:
+        assert f"http://127.0.0.1:{port} " in daemon.log()
+
+
+def test_it_listens_in_several_places(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with twistd(tmp_path / "root", f"--listen=unix:{path}") as daemon:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /file HTTP/1.0\r\n\r\n")
+            assert receive_all(client).endswith(b"OK")
+        assert ask(daemon.port, b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n")[2] == b"OK"
+
+
+def test_every_line_of_the_log_is_json_when_it_goes_to_a_file(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root") as daemon:
+        ask(daemon.port, b"GET /file/none HTTP/1.1\r\nHost: x\r\n\r\n")
+        daemon.terminate()
+        assert daemon.wait() == 0
+        lines = [json.loads(line) for line in daemon.log().splitlines()]
+    assert [(line["name"], line["status"]) for line in lines if "method" in line] == [
+        ("/none", 404)
+    ]
+
+
+def test_the_log_is_text_at_a_terminal(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", terminal=True) as daemon:
+        ask(daemon.port, b"GET /file/none HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: " 404 GET /none " in daemon.log(), "a line of text")
+
+
+def _begin_upload(port: int) -> socket.socket:
+    client = connect(port)
+    client.sendall(
+        b"POST /file/slow HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n"
+    )
+    assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+    client.sendall(b"half")
+    return client
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_transfer_that_runs_at_a_signal_is_finished(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with twistd(tmp_path / "root") as daemon:
+        idle = connect(daemon.port)
+        with _begin_upload(daemon.port) as client:
+            daemon.process.send_signal(number)
+            wait_until(lambda: "draining" in daemon.log())
+            with pytest.raises(ConnectionRefusedError):
+                connect(daemon.port)
+            assert idle.recv(1) == b"", "an idle connection is closed at once"
+            client.sendall(b"half")
+            status, headers, _ = receive_answer(client)
+            assert (status, headers["connection"]) == (200, "close")
+            assert receive_all(client) == b""
+        assert daemon.wait() == 0
+    assert (tmp_path / "root" / "slow").read_bytes() == b"halfhalf"
+
+
+def test_a_transfer_that_outlasts_the_drain_time_leaves_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with twistd(root, "--drain=0.2") as daemon, _begin_upload(daemon.port) as client:
+        daemon.terminate()
+        assert daemon.wait() == 0
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert [path for path in root.rglob("*") if path.is_file() and "locks" not in path.parts] == []
+
+
+def test_a_second_signal_cuts_off_what_still_runs(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root") as daemon, _begin_upload(daemon.port):
+        daemon.terminate()
+        wait_until(lambda: "draining" in daemon.log())
+        daemon.terminate()
+        assert daemon.wait() == 0
+
+
+def test_a_download_that_runs_at_sigterm_is_finished(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    content = os.urandom(8 << 20)
+    (root / "big").write_bytes(content)
+    with twistd(root) as daemon:
+        with connect(daemon.port) as client:
+            client.sendall(b"GET /file/big HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = client.recv(100)
+            daemon.terminate()
+            wait_until(lambda: "draining" in daemon.log())
+            received += receive_all(client)
+        assert daemon.wait() == 0
+    assert received.endswith(content)
+
+
+def test_what_a_killed_daemon_leaves_is_reclaimed_and_what_a_living_one_has_is_kept(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "root"
+    runs = root / ".httpnas" / "run"
+    with twistd(root) as living, _begin_upload(living.port) as client:
+        with twistd(root) as killed, _begin_upload(killed.port):
+            assert len(list(runs.glob("*/*"))) == 4
+            killed.process.send_signal(signal.SIGKILL)
+            killed.process.wait()
+        with twistd(root):
+            wait_until(lambda: len(list(runs.iterdir())) == 2, "the leftovers to be reclaimed")
+            client.sendall(b"half")
+            assert receive_answer(client)[0] == 200
+
+
+def test_two_daemons_append_to_one_file_without_tearing_records(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "log").write_bytes(b"")
+    records = [f"{n:03d}".encode() * 2000 + b"\n" for n in range(60)]
+
+    def append(port: int, mine: list[bytes]) -> None:
+        for record in mine:
+            head = b"PUT /file/log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            assert ask(port, head % len(record) + record)[0] == 200
+
+    with twistd(root) as one, twistd(root) as two:
+        threads = [
+            threading.Thread(target=append, args=((one, two)[n % 2].port, records[n::4]))
+            for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted((root / "log").read_bytes().splitlines(keepends=True)) == records
+
+
+def test_the_plugin_is_found_without_an_init_file_beside_it() -> None:
+    assert not (ROOT / "twisted" / "plugins" / "__init__.py").exists()
+    assert not (ROOT / "twisted" / "__init__.py").exists()
+
+
+def test_twistds_own_log_file_gets_lines_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "own.log"
+    command = [
+        *TWISTD,
+        "-n",
+        "--pidfile=",
+        f"--logfile={path}",
+        "httpnas",
+        "--listen=tcp:0:interface=127.0.0.1",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env) as process:
+        wait_until(lambda: path.exists() and " serves " in path.read_text(), "the daemon to start")
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("option", ["--uid=1", "--gid=1"])
+def test_another_user_is_refused_as_it_comes_too_late(tmp_path: Path, option: str) -> None:
+    ended = run(tmp_path, "-n", "--pidfile=", option, "httpnas")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+    assert not (tmp_path / "storage").exists()

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from tests.harness import Nas
+
+HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+JSON = {"Accept": "application/json"}
+AWKWARD = [
+    "<img src=x onerror=1>",
+    "&amp;",
+    "a b#?%.txt",
+    "%2e%2e",
+    "a:b",
+    "http:",
+    "javascript:alert(1)",
+    "气",
+    '"quoted"',
+    "'single'",
+    "back\\slash",
+    "-",
+    "...",
+    "~",
+    "wc",
+    "mv",
+    "e\u0301",
+    "\u202egpj.exe",
+    "\u2028",
+    "n" * 255,
+]
+
+
+class Links(HTMLParser):
+    """Collects the targets and the texts of links, and the names of all elements."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+        self.elements: set[str] = set()
+        self._target: str | None = None
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.add(tag)
+        if tag == "a":
+            assert [name for name, _ in attrs] == ["href"]
+            self._target = attrs[0][1] or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._target is not None:
+            self.links.append((self._target, data))
+            self._target = None
+
+
+async def listed(nas: Nas, path: str) -> dict[str, Any]:
+    status, body, headers = await nas.fetch("GET", path, headers=JSON)
+    assert status == 200, body
+    assert headers.getRawHeaders("Content-Type") == ["application/json"]
+    found: dict[str, Any] = json.loads(body)
+    assert set(found) == {"path", "entries"}
+    return found
+
+
+def names(page: dict[str, Any]) -> list[str]:
+    return [entry["name"] for entry in page["entries"]]
+
+
+def fill(folder: Path) -> None:
+    """Make three files and two folders, out of order."""
+    for name in ("b.txt", "a.txt", "Z"):
+        (folder / name).write_bytes(name.encode())
+    for name in ("y", "c"):
+        (folder / name).mkdir()
+        (folder / name / "in").touch()
+
+
+ORDER = ["Z", "a.txt", "b.txt", "c", "y"]
+
+
+@pytest.mark.parametrize("path", ["/file/d/", "/file/d", "/file/"])
+@pytest.mark.parametrize("accept", [None, "text/plain", "*/*", "image/png", "nonsense"])
+@pytest_twisted.ensureDeferred
+async def test_a_folder_is_listed_as_bare_sorted_names(
+    nas: Nas, path: str, accept: str | None
+) -> None:
+    (nas.root / "d").mkdir()
+    fill(nas.root if path == "/file/" else nas.root / "d")
+    status, body, headers = await nas.fetch(
+        "GET", path, headers={} if accept is None else {"Accept": accept}
+    )
+    expected = sorted([*ORDER, "d"]) if path == "/file/" else ORDER
+    assert (status, body.decode()) == (200, "".join(f"{name}\n" for name in expected))
+    assert headers.getRawHeaders("Content-Type") == ["text/plain; charset=utf-8"]
+    assert headers.getRawHeaders("Vary") == ["Accept"]
+    assert headers.getRawHeaders("X-Content-Type-Options") == ["nosniff"]
+    status, body, same = await nas.fetch("HEAD", path, headers={"Accept": accept or "*/*"})
+    assert (status, body) == (200, b"")
+    assert same.getRawHeaders("Content-Type") == ["text/plain; charset=utf-8"]
+
+
+@pytest.mark.parametrize("accept", [{}, JSON, HTML])
+@pytest_twisted.ensureDeferred
+async def test_an_empty_folder_is_listed(nas: Nas, accept: dict[str, str]) -> None:
+    (nas.root / "d").mkdir()
+    status, body, _ = await nas.fetch("GET", "/file/d/", headers=accept)
+    assert status == 200
+    if accept is JSON:
+        assert json.loads(body) == {"path": "d", "entries": []}
+    elif accept is HTML:
+        assert Links(body).links == [("../", "../")]
+    else:
+        assert body == b""
+    assert names(await listed(nas, "/file/")) == ["d"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_json_describes_every_entry(nas: Nas) -> None:
+    (nas.root / "d").mkdir()
+    fill(nas.root / "d")
+    os.utime(nas.root / "d/a.txt", (1, 1_000_000_000.5))
+    page = await listed(nas, "/file/d")
+    assert page["path"] == "d"
+    assert names(page) == ORDER
+    for entry in page["entries"]:
+        assert set(entry) == {"name", "type", "size", "mtime", "etag"}
+        folder = entry["name"] in "cy"
+        assert entry["type"] == ("folder" if folder else "file")
+        assert entry["size"] == (None if folder else len(entry["name"]))
+        if not folder:
+            _, _, headers = await nas.fetch("HEAD", f"/file/d/{entry['name']}")
+            assert [entry["etag"]] == headers.getRawHeaders("ETag")
+    assert page["entries"][1]["mtime"] == 1_000_000_000.5
+
+
+@pytest.mark.parametrize("path", ["/file/d", "/file/d%2Fe", "/file/%E6%B0%94", "/file/a%20b%3F"])
+@pytest.mark.parametrize("query", ["", "?limit=2&after=a%26b", "?"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest_twisted.ensureDeferred
+async def test_html_is_sent_from_behind_the_slash_only(
+    nas: Nas, path: str, query: str, method: str
+) -> None:
+    for name in ("d/e", "气", "a b?"):
+        (nas.root / name).mkdir(parents=True)
+    status, _, headers = await nas.fetch(method, path + query, headers=HTML, allow_redirects=False)
+    assert status == 301
+    assert headers.getRawHeaders("Location") == [path + "/" + query.rstrip("?")]
+    assert (await nas.fetch(method, path + "/" + query, headers=HTML))[0] == 200
+    # The other forms have no links, and no need of that.
+    assert (await nas.fetch(method, path, headers=JSON, allow_redirects=False))[0] == 200
+
+
+# Pages
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 36, 37, 1000])
+@pytest_twisted.ensureDeferred
+async def test_paging_meets_every_name_exactly_once(nas: Nas, limit: int) -> None:
+    expected = [*AWKWARD, *(f"n{number}" for number in range(16)), "a+b&limit=1"]
+    for name in expected:
+        (nas.root / name).touch()
+    expected.sort(key=os.fsencode)
+    for accept in (JSON, {}):
+        met: list[str] = []
+        while True:
+            after = quote(met[-1], safe="") if met else ""
+            path = f"/file/?limit={limit}&after={after}"
+            if accept:
+                page = names(await listed(nas, path))
+            else:
+                page = (await nas.fetch("GET", path))[1].decode().split("\n")[:-1]
+            if not page:
+                break
+            assert len(page) == min(limit, len(expected) - len(met))
+            met += page
+        assert met == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_begins_behind_a_name_that_is_gone(nas: Nas) -> None:
+    for name in ("a", "b", "d"):
+        (nas.root / name).touch()
+    assert names(await listed(nas, "/file/?after=c")) == ["d"]
+    assert names(await listed(nas, "/file/?limit=1&after=a")) == ["b"]
+    assert names(await listed(nas, "/file/?after=zzz")) == []
+    assert names(await listed(nas, "/file/?limit=999999999")) == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "limit=0",
+        "limit=-1",
+        "limit=x",
+        "limit=1.5",
+        "limit=1e3",
+        "limit=%D9%A3",
+        "limit=+5",
+        "limit=" + "9" * 5000,
+        "limit=1&limit=x",
+        "after=%FF",
+        "limit=%FF",
+        "&".join(f"x{number}=1" for number in range(17)),
+    ],
+)
+@pytest.mark.parametrize("accept", [{}, JSON, HTML])
+@pytest_twisted.ensureDeferred
+async def test_a_query_that_makes_no_sense_is_refused(
+    nas: Nas, query: str, accept: dict[str, str]
+) -> None:
+    status, body, headers = await nas.fetch("GET", f"/file/?{query}", headers=accept)
+    assert status == 400
+    assert headers.getRawHeaders("Content-Type") == ["application/problem+json"]
+    assert len(json.loads(body)["detail"]) > 10
+
+
+# Names
+
+
+@pytest.mark.parametrize("folder", ["", "d", "a b#?%.txt/<d>"])
+@pytest_twisted.ensureDeferred
+async def test_every_name_can_be_told_and_followed(nas: Nas, folder: str) -> None:
+    at = nas.root / folder
+    at.mkdir(parents=True, exist_ok=True)
+    for name in AWKWARD:
+        (at / name).write_text(name)
+    expected = sorted(AWKWARD, key=os.fsencode)
+    path = f"/file/{quote(folder)}/" if folder else "/file/"
+    assert names(await listed(nas, path)) == expected
+    assert (await listed(nas, path))["path"] == folder
+    text = (await nas.fetch("GET", path))[1].decode()
+    assert text == "".join(f"{name}\n" for name in expected)
+    _, page, headers = await nas.fetch("GET", path, headers=HTML)
+    assert headers.getRawHeaders("Content-Security-Policy") == ["default-src 'none'"]
+    html = Links(page)
+    assert html.elements == {"html", "head", "meta", "title", "body", "h1", "pre", "a"}
+    links = html.links[1:] if folder else html.links
+    assert [text for _, text in links] == expected
+    for href, text in links:
+        url = urljoin(nas.url + path, href)
+        assert url.startswith(nas.url + path)
+        status, content, _ = await nas.fetch("GET", url.removeprefix(nas.url))
+        assert (status, content.decode()) == (200, text)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_no_request_can_name_is_not_listed(nas: Nas) -> None:
+    for at in (nas.root, nas.root / "d"):
+        at.mkdir(exist_ok=True)
+        (at / "file").touch()
+        (at / "link").symlink_to("file")
+        (at / "link-to-folder").symlink_to("/etc")
+        (at / "dangling").symlink_to("missing")
+        os.mkfifo(at / "fifo")
+        with socket.socket(socket.AF_UNIX) as unix:
+            unix.bind(os.path.relpath(at / "socket"))
+        for unnameable in (b"\xff", b"a\nb", b"a\rb", b"\x1b[2J", b"\x7f"):
+            (at / os.fsdecode(unnameable)).touch()
+    for path, expected in (("/file/", ["d", "file"]), ("/file/d/", ["file"])):
+        assert names(await listed(nas, path)) == expected
+        assert (await nas.fetch("GET", path))[1].decode().split() == expected
+        links = Links((await nas.fetch("GET", path, headers=HTML))[1]).links
+        assert [text.rstrip("/") for _, text in links if text != "../"] == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_only_at_the_root_the_daemons_own_folder_is_hidden(nas: Nas) -> None:
+    (nas.root / "d/.httpnas").mkdir(parents=True)
+    (nas.root / "d/.httpnas/f").write_bytes(b"x")
+    (nas.root / ".httpnas2").touch()
+    assert names(await listed(nas, "/file/")) == [".httpnas2", "d"]
+    assert names(await listed(nas, "/file/d")) == [".httpnas"]
+    assert (await nas.fetch("GET", "/file/d/.httpnas/f"))[1] == b"x"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_crawl_finds_every_file_exactly_once(nas: Nas) -> None:
+    expected = {}
+    folders = ("", "a", "a/b c", "a/b c/<d>", "wc", "e/wc", "e/mv", "气")
+    for folder in folders:
+        (nas.root / folder).mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        for name in ("f", "wc", "x?y#z", "a:b"):
+            if not (nas.root / folder / name).exists():
+                (nas.root / folder / name).write_text(f"{folder}/{name}")
+                expected[f"{folder}/{name}"] = 1
+    (nas.root / "empty").mkdir()
+    (nas.root / "loop").symlink_to(".")
+    start = f"{nas.url}/file/"
+    met: dict[str, int] = {}
+    pending, seen = [start], {start}
+    while pending:
+        url = pending.pop()
+        status, body, headers = await nas.fetch("GET", url.removeprefix(nas.url), headers=HTML)
+        assert status == 200, url
+        if not (headers.getRawHeaders("Content-Type") or [""])[0].startswith("text/html"):
+            met[body.decode()] = met.get(body.decode(), 0) + 1
+            continue
+        for href, _ in Links(body).links:
+            target = urljoin(url, href)
+            assert not urlsplit(target).query
+            # As wget --no-parent: nothing above where it began.
+            if target.startswith(start) and target not in seen:
+                seen.add(target)
+                pending.append(target)
+    assert met == expected
+
+
+# Large folders
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_large_folder_is_listed_while_others_are_served(nas: Nas) -> None:
+    expected = [f"file-{number:05}" for number in range(50_000)]
+    (nas.root / "large").mkdir()
+    (nas.root / "f").write_bytes(b"x")
+
+    def fill_large() -> None:
+        folder = os.open(nas.root / "large", os.O_RDONLY)
+        for name in expected:
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        os.close(folder)
+
+    await nas.in_thread(fill_large)
+    for accept in ({}, JSON, HTML):
+        listing = Deferred.fromCoroutine(nas.fetch("GET", "/file/large/", headers=accept))
+        slowest, served = 0.0, 0
+        while not listing.called:
+            began = time.monotonic()
+            assert (await nas.fetch("GET", "/file/f"))[1] == b"x"
+            slowest, served = max(slowest, time.monotonic() - began), served + 1
+            await deferLater(reactor, 0.01)
+        status, body, _ = await listing
+        assert status == 200
+        if accept is JSON:
+            assert names(json.loads(body)) == expected
+        elif accept is HTML:
+            assert [text for _, text in Links(body).links[1:]] == expected
+        else:
+            assert body.decode().split() == expected
+        assert served > (3 if accept else 0)
+        assert slowest < 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_vanishes_during_a_listing_is_left_out(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (nas.root / name).touch()
+    stat = os.stat
+
+    def racing(path: Any, **kwargs: Any) -> os.stat_result:
+        if path == b"b":
+            (nas.root / "b").unlink()
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", racing)
+    page = await listed(nas, "/file/")
+    monkeypatch.undo()
+    assert names(page) == ["a", "c"]
