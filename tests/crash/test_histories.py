@@ -1,0 +1,328 @@
+"""What clients of two daemons see, while daemons are killed and stopped, has one explanation.
+
+HTTPNAS_HISTORIES in the environment is the number of seconds in which calls are made (30).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.crash.herd import Daemon, Herd, Unanswered, Wire, herd
+from tests.crash.history import (
+    Call,
+    Content,
+    components,
+    is_linearizable,
+    shortest_bad,
+    shown,
+)
+
+pytestmark = pytest.mark.crash
+
+SECONDS = float(os.environ.get("HTTPNAS_HISTORIES", "30"))
+CLIENTS = 8
+#: Calls of each client in a window. Each window has names of its own, so that histories are short.
+CALLS = 16
+_VALUE = re.compile(rb"<(\w+) (\d+) (\.*)>")
+
+
+def value_bytes(value: str, length: int) -> bytes:
+    return b"<%b %d %b>" % (value.encode(), length, b"." * length)
+
+
+def content_of(body: bytes) -> Content:
+    """Return the values in *body*; what is not a whole value is called a torn one."""
+    values: list[str] = []
+    at = 0
+    while at < len(body):
+        found = _VALUE.match(body, at)
+        if not found or len(found[3]) != int(found[2]):
+            return (*values, f"torn-at-{at}-of-{len(body)}")
+        values.append(found[1].decode())
+        at = found.end()
+    return tuple(values)
+
+
+@dataclass
+class Window:
+    """Some names and all calls that concern them.
+
+    :ivar seen: tags and contents that somebody has seen last, by name.
+    :ivar tags: what content each tag has been seen with.
+    """
+
+    number: int
+    calls: list[Call] = field(default_factory=list)
+    seen: dict[str, tuple[str, Content]] = field(default_factory=dict)
+    tags: dict[tuple[str, str], Content] = field(default_factory=dict)
+    clashes: list[str] = field(default_factory=list)
+
+    def name(self, short: str) -> str:
+        return f"window-{self.number}/{short}"
+
+    def note(self, name: str, tag: str, content: Content) -> None:
+        self.seen[name] = tag, content
+        if self.tags.setdefault((name, tag), content) != content:
+            self.clashes.append(f"{name}: {tag} is {content} and {self.tags[name, tag]}")
+
+
+class Client(threading.Thread):
+    """Makes calls, one after the other, and writes down what it sees."""
+
+    def __init__(
+        self, number: int, daemons: Herd, windows: list[Window], gate: threading.Barrier
+    ) -> None:
+        super().__init__(name=f"client-{number}")
+        self._number = number
+        self._daemons = daemons
+        self._windows = windows
+        self._gate = gate
+        self._rng = random.Random(1000 + number)
+        self._serial = 0
+        self._choose_daemon()
+        self.failure: BaseException | None = None
+
+    def _choose_daemon(self) -> None:
+        port = self._rng.choice(self._daemons.serving).port
+        self._wire = Wire(port, self._rng.uniform(0.4, 1.5))
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._gate.wait()
+                self._window = self._windows[-1]
+                for _ in range(CALLS):
+                    self._call()
+                self._gate.wait()
+                self._read_all()
+                self._gate.wait()
+        except threading.BrokenBarrierError:
+            pass
+        except BaseException as error:
+            self.failure = error
+            self._gate.abort()
+        finally:
+            self._wire.close()
+
+    def _call(self) -> None:
+        if self._rng.random() < 0.1:
+            self._wire.close()
+            self._choose_daemon()
+        short = self._rng.choice(["a", "a", "log", "log", "p", "q"])
+        kinds = {
+            "a": (["read", "write", "create", "swap", "append", "remove"], [5, 2, 3, 5, 4, 2]),
+            "log": (["read", "append", "create", "at", "keyed"], [4, 8, 3, 2, 4]),
+        }.get(short, (["read", "write", "create", "move", "append", "swap"], [5, 4, 2, 5, 3, 2]))
+        kind = self._rng.choices(*kinds)[0]
+        getattr(self, f"_{kind}")(short)
+
+    def _value(self) -> tuple[str, int]:
+        self._serial += 1
+        draw = self._rng.random()
+        most = 200 if draw < 0.85 else 100_000
+        length = self._rng.randrange(most) if draw < 0.93 else self._rng.randrange(1 << 20, 5 << 18)
+        return f"c{self._number}v{self._serial}", length
+
+    def _read_all(self) -> None:
+        """Have the last word on every name; two clients for each are enough."""
+        for _ in range(3):
+            if self._read(("a", "log", "p", "q")[self._number % 4]):
+                break
+
+    # Calls: what is sent, and what it means
+
+    def _read(self, short: str) -> bool:
+        return self._record("GET", "read", short)
+
+    def _write(self, short: str, **more: Any) -> bool:
+        return self._with_value("POST", "write", short, **more)
+
+    def _create(self, short: str) -> bool:
+        return self._write(short, fields={"If_None_Match": "*"}, create=True)
+
+    def _swap(self, short: str) -> bool:
+        """Change a file only if it is still what somebody saw last."""
+        tag, content = self._window.seen.get(self._window.name(short), ("", ()))
+        if not tag:
+            return self._read(short)
+        condition: dict[str, Any] = {"fields": {"If_Match": tag}, "expects": content}
+        draw = self._rng.random()
+        if draw < 0.6:
+            return self._write(short, **condition)
+        if draw < 0.9:
+            return self._append(short, **condition)
+        return self._record("DELETE", "delete", short, **condition)
+
+    def _append(self, short: str, **more: Any) -> bool:
+        return self._with_value("PUT", "append", short, **more)
+
+    def _at(self, short: str) -> bool:
+        """Append only where somebody has seen the end last."""
+        name = self._window.name(short)
+        ends = [c.seen for c in self._window.calls[-20:] if c.name == name and c.kind == "append"]
+        offset = max((end for end in ends if isinstance(end, int)), default=0)
+        return self._append(short, fields={"Upload_Offset": str(offset)}, offset=offset)
+
+    def _keyed(self, short: str) -> bool:
+        """Append under a key, through any daemon, until there is an answer: it is one call."""
+        key = f'"{self._number}-{self._serial}-{self._window.number}"'
+        return self._append(short, fields={"Idempotency_Key": key}, tries=4)
+
+    def _remove(self, short: str) -> bool:
+        return self._record("DELETE", "delete", short)
+
+    def _move(self, short: str) -> bool:
+        other = self._window.name("q" if short == "p" else "p")
+        create = self._rng.random() < 0.3
+        fields = {"Content_Type": "application/json"}
+        if create:
+            fields["If_None_Match"] = "*"
+        document = f'{{"path": "{other}"}}'.encode()
+        return self._record(
+            "PUT", "move", short, document, fields=fields, target=other, create=create
+        )
+
+    def _with_value(self, method: str, kind: str, short: str, **more: Any) -> bool:
+        value, length = self._value()
+        body = value_bytes(value, length)
+        return self._record(method, kind, short, body, value=value, length=len(body), **more)
+
+    def _record(
+        self,
+        method: str,
+        kind: str,
+        short: str,
+        body: bytes = b"",
+        fields: dict[str, str] | None = None,
+        tries: int = 1,
+        **more: Any,
+    ) -> bool:
+        """Make the call and write it down; tell whether it was answered."""
+        name = self._window.name(short)
+        pieces = self._rng.choice([None, 1, 4]) if body and kind != "move" else None
+        status: int | None = None
+        headers: dict[str, str] = {}
+        content = b""
+        start = time.monotonic()
+        for attempt in range(tries):
+            try:
+                status, headers, content = self._wire.ask(
+                    method, f"/file/{name}", body, pieces, **(fields or {})
+                )
+                if attempt and status != 200:
+                    status = None  # this one was refused; an earlier one may still be done
+                break
+            except Unanswered:
+                self._wire.close()
+                self._choose_daemon()
+        end = inf if status is None else time.monotonic()
+        assert status in (200, 404, 409, 412, None), f"{kind} {name}: {status} {content!r}"
+        seen: Content | int | None = None
+        if kind == "read" and status == 200:
+            seen = content_of(content)
+            self._window.note(name, headers["etag"], seen)
+        elif kind == "append" and status in (200, 409):
+            seen = int(headers["upload-offset"])
+        elif kind == "write" and status == 200:
+            self._window.note(name, headers["etag"], (more["value"],))
+        call = Call(kind, name, start, end, status, seen, client=self._number, **more)
+        self._window.calls.append(call)
+        return status is not None
+
+
+def trouble(daemons: Herd, rng: random.Random, over: threading.Event, counts: Counter[str]) -> None:
+    """Kill and stop daemons until it is over."""
+    while not over.wait(rng.uniform(0.01, 0.12)):
+        victim: Daemon = rng.choice(daemons.serving)
+        draw = rng.random()
+        if draw < 0.6:
+            victim.send(signal.SIGSTOP)
+            counts["stops"] += 1
+            time.sleep(rng.uniform(0.02, 0.2) if draw < 0.57 else rng.uniform(1, 1.6))
+        if 0.15 < draw < 0.6:
+            victim.send(signal.SIGCONT)
+        else:
+            daemons.replace(victim)
+            counts["kills"] += 1
+
+
+def record(daemons: Herd, seconds: float) -> tuple[list[Window], Counter[str]]:
+    """Let clients make calls for some time; return what they saw, and what befell the daemons."""
+    windows: list[Window] = []
+    gate = threading.Barrier(CLIENTS + 1)
+    clients = [Client(number, daemons, windows, gate) for number in range(CLIENTS)]
+    counts: Counter[str] = Counter()
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def make_trouble() -> None:
+        try:
+            trouble(daemons, random.Random(5), over, counts)
+        except BaseException as error:
+            failures.append(error)
+
+    troublemaker = threading.Thread(target=make_trouble)
+    troublemaker.start()
+    for client in clients:
+        client.start()
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end and not failures:
+            windows.append(Window(len(windows)))
+            for _ in range(3):  # begin, read all, end
+                gate.wait()
+    except threading.BrokenBarrierError:
+        pass
+    finally:
+        over.set()
+        gate.abort()
+        troublemaker.join()
+        for client in clients:
+            client.join()
+    for failure in [*failures, *(c.failure for c in clients if c.failure)]:
+        raise failure
+    return windows, counts
+
+
+def test_what_clients_see_has_one_explanation(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    began = time.monotonic()
+    with herd(root, random.Random(11), full=0.5) as daemons:
+        windows, counts = record(daemons, SECONDS)
+        daemons.close()
+    recorded = time.monotonic()
+    calls = [call for window in windows for call in window.calls]
+    parts = components(calls)
+    for number, part in enumerate(parts):
+        if not is_linearizable(part):
+            pytest.fail(
+                f"part {number} of {len(parts)}, {min(c.start for c in part) - began:.1f} s from "
+                f"the start, has no explanation. A piece of it:\n{shown(shortest_bad(part))}\n"
+                f"All of it:\n{shown(sorted(part, key=lambda call: call.start))}"
+            )
+    clashes = [clash for window in windows for clash in window.clashes]
+    assert not clashes
+    assert not daemons.complaints, daemons.complaints[0]
+    answers = Counter(str(call.status) for call in calls)
+    kinds = Counter(call.kind for call in calls)
+    print(
+        f"\n{len(calls)} calls of {CLIENTS} clients in {recorded - began:.1f} s, "
+        f"{answers['None']} without an answer; {counts['kills']} kills, {counts['stops']} stops\n"
+        f"{len(parts)} histories, the longest of {max(map(len, parts))} calls, "
+        f"checked in {time.monotonic() - recorded:.1f} s\n"
+        + ", ".join(f"{what}: {n}" for what, n in sorted((answers + kinds).items()))
+    )
+    shutil.rmtree(root)
