@@ -1,0 +1,52 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# What the news fragments of a change are looked for against.
+BASE ?= origin/main
+
+.PHONY: help run test check memory crash clean
+
+help:
+	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
+	@echo 'make test     install what the tests need and run them (under five minutes)'
+	@echo 'make check    style, types, direction of imports, news fragment'
+	@echo 'make memory   1 GiB up and down: how much memory the daemon takes for it'
+	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
+	@echo 'make clean    remove .venv and everything made by tools'
+
+run: .venv/run
+	@exec $(BIN)/twistd -n --pidfile= httpnas
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+memory: .venv/test
+	$(BIN)/python -m pytest -s -m memory tests/test_memory.py
+
+crash: .venv/test
+	$(BIN)/python -m pytest -s -m crash tests/crash
+
+check: .venv/check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+	$(BIN)/towncrier check --compare-with $(BASE)
+	$(BIN)/towncrier build --draft --version next > /dev/null
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'httpnas needs Python 3.10 or later; name one with PYTHON=...'; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run: .venv/python setup.py $(shell find httpnas twisted -name '*.py')
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+.venv/test .venv/check: .venv/%: .venv/python setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
