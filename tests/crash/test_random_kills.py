@@ -320,7 +320,7 @@ class LastLook:
 
     def _left(self) -> list[Path]:
         walked = os.walk(self._runs)  # which does not mind what is being removed
-        return [Path(at, n) for at, _, names in walked for n in names if n != "lease"]
+        return [Path(at, n) for at, dirs, files in walked for n in [*dirs, *files] if n != "lease"]
 
     def _get(self, path: str, **fields: str) -> tuple[int, dict[str, str], bytes]:
         return self._wire.ask("GET", path, b"", None, **fields)
