@@ -126,6 +126,17 @@ class Storage:
         """
         return _only_file(self.root.open(name, flags))
 
+    def open_holder(self, name: bytes) -> int:
+        """Open the folder that holds *name*, which should be there, to change what is in it.
+
+        :raises NoSuchFile: when it is not there, or a file or link stands on the way.
+        :raises OtherFileSystem: when it is on another file system than the root.
+        """
+        try:
+            return self.root.open_parent_to_change(name)
+        except NotAFolder as error:
+            raise NoSuchFile("no such file or folder") from error
+
     @contextlib.contextmanager
     def held_file(self, name: bytes, flags: int) -> Iterator[int]:
         """Open the file *name* under its lock, for as long as the block.
@@ -133,10 +144,7 @@ class Storage:
         :raises IsFolder: when it is a folder.
         :raises NoSuchFile: when it is nothing a client can reach.
         """
-        try:
-            folder = self.root.open_parent_to_change(name)
-        except NotAFolder as error:
-            raise NoSuchFile("no such file or folder") from error
+        folder = self.open_holder(name)
         try:
             leaf = split(name)[1]
             with self.locks.hold((folder, leaf)):

@@ -11,7 +11,6 @@ from httpnas.storage.errors import (
     IntoItself,
     NameTaken,
     NoSuchFile,
-    NotAFolder,
     Reserved,
     translated,
 )
@@ -28,7 +27,7 @@ def begin_move(storage: Storage, name: bytes, check: Check) -> None:
         raise Reserved("the storage root can not be moved")
     refuse_private(name)
     with translated():
-        folder = _open_parent(storage, name)
+        folder = storage.open_holder(name)
         try:
             leaf = split(name)[1]
             status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
@@ -54,7 +53,7 @@ def move(storage: Storage, name: bytes, target: bytes, check: Check, create_only
     if status is not None and not (version.is_file(status) or version.is_folder(status)):
         raise NoSuchFile("the destination is neither a file nor a folder")
     with translated():
-        source = storage.root.open_parent_to_change(name)
+        source = storage.open_holder(name)
         try:
             destination = storage.root.make_parent(target, storage.durable)
             try:
@@ -109,7 +108,7 @@ def remove(storage: Storage, name: bytes, check: Check) -> bytes | None:
         raise Reserved("the storage root can not be removed")
     refuse_private(name)
     with translated():
-        folder = _open_parent(storage, name)
+        folder = storage.open_holder(name)
         try:
             leaf = split(name)[1]
             with storage.locks.hold((folder, leaf)):
@@ -137,10 +136,3 @@ def _take_out(storage: Storage, folder: int, leaf: bytes, check: Check) -> bytes
     if status.st_nlink == 1:
         storage.records.forget(status.st_ino)
     return None
-
-
-def _open_parent(storage: Storage, name: bytes) -> int:
-    try:
-        return storage.root.open_parent_to_change(name)
-    except NotAFolder as error:
-        raise NoSuchFile("no such file or folder") from error

@@ -95,16 +95,17 @@ async def _add_digest(exchange: Exchange, request: StreamingRequest, file: Store
 async def _digest(
     exchange: Exchange, request: StreamingRequest, file: StoredFile, algorithm: str
 ) -> bytes:
-    known = await exchange.disk.run(exchange.storage.recall, file)
-    if algorithm in known.digests:
-        return known.digests[algorithm]
-    value = await scan.digest(
-        exchange.disk, file.fd, file.version.size, HASHES[algorithm], lambda: not request.gone
-    )
-    if not request.gone:
-        found = Facts(digests={algorithm: value})
-        await exchange.disk.run(exchange.storage.remember, request.name or b"", file.version, found)
-    return value
+    async def compute() -> Facts:
+        value = await scan.digest(
+            exchange.disk,
+            file.fd,
+            file.version.size,
+            HASHES[algorithm],
+            lambda: not request.gone,
+        )
+        return Facts(digests={algorithm: value})
+
+    return await exchange.known(request, file, lambda facts: facts.digests.get(algorithm), compute)
 
 
 def _partial(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
+
+from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.upload import Check
@@ -14,6 +19,8 @@ from httpnas.transfer.turns import Turns
 from httpnas.web.conditions import Conditions
 from httpnas.web.problems import Problem
 from httpnas.web.streaming import StreamingRequest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,28 @@ class Exchange:
         """Open *name* for reading, without a thread when nothing has to be waited for."""
         opened = self.storage.open_cached(name)
         return await self.disk.run(self.storage.open, name) if opened is None else opened
+
+    async def known(
+        self,
+        request: StreamingRequest,
+        file: StoredFile,
+        pick: Callable[[Facts], T | None],
+        find: Callable[[], Coroutine[Deferred[Any], Any, Facts]],
+    ) -> T:
+        """Return what *pick* takes from the facts about *file*.
+
+        When nobody knows it yet, *find* finds it out, and it is remembered, unless the client has
+        gone: then finding out may have ended early.
+        """
+        remembered = pick(await self.disk.run(self.storage.recall, file))
+        if remembered is not None:
+            return remembered
+        found = await find()
+        if not request.gone:
+            await self.disk.run(self.storage.remember, request.name or b"", file.version, found)
+        picked = pick(found)
+        assert picked is not None, "what was to be found out was found out"
+        return picked
 
     def close(self, opened: StoredFile | Folder) -> None:
         """Close what :meth:`open` gave, where that can not hold up the reactor.

@@ -90,19 +90,12 @@ class FileDoor:
         answer(request, b"%d" % lines)
 
     async def _lines(self, request: StreamingRequest, file: StoredFile) -> int:
-        exchange = self._exchange
-        known = await exchange.disk.run(exchange.storage.recall, file)
-        if known.lines is not None:
-            return known.lines
-        counted = await scan.count_lines(
-            exchange.disk, file.fd, file.version.size, lambda: not request.gone
-        )
-        if not request.gone:
-            found = Facts(lines=counted)
-            await exchange.disk.run(
-                exchange.storage.remember, request.name or b"", file.version, found
-            )
-        return counted
+        async def count() -> Facts:
+            size = file.version.size
+            disk = self._exchange.disk
+            return Facts(await scan.count_lines(disk, file.fd, size, lambda: not request.gone))
+
+        return await self._exchange.known(request, file, lambda facts: facts.lines, count)
 
     async def post(self, request: StreamingRequest) -> None:
         """Create or replace a file."""
