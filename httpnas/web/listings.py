@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
-from urllib.parse import parse_qs
+from dataclasses import dataclass
+from itertools import islice
 
-from httpnas.storage.listing import Entry, Folder
+from httpnas.storage.listing import Entry, Folder, Order, Place
 from httpnas.transfer.sender import Chained, Generated, Text
 from httpnas.web.conditions import format_http_date
 from httpnas.web.downloads import send
@@ -16,10 +17,16 @@ from httpnas.web.exchange import Exchange, answer, entity_tag, modified
 from httpnas.web.names import quote_component
 from httpnas.web.negotiation import listing_format
 from httpnas.web.problems import Problem
+from httpnas.web.query import limit_of, parse_query
 from httpnas.web.streaming import StreamingRequest
 
 #: Entries made in one call of a pool thread.
 PAGE = 2000
+#: Entries by size or time that are sent at most, as so many are kept while a folder is read.
+_MOST = 10_000
+#: As many when the client names no limit.
+_SOME = 1000
+_CURSOR = re.compile(r"(-?[0-9]{1,30})/([^/]+)")
 _TYPES = {
     "text": b"text/plain; charset=utf-8",
     "json": b"application/json",
@@ -52,12 +59,12 @@ async def _send(
     verbs: frozenset[bytes],
 ) -> None:
     kind = listing_format(request.getHeader(b"Accept"))
-    request.setHeader(b"Vary", b"Accept")
+    request.responseHeaders.addRawHeader(b"Vary", b"Accept")
     if kind == "html" and not request.path.endswith(b"/"):
         _redirect_into(request)
         return
-    limit, after = _page(request.query)
-    pieces = _pieces(kind, name, folder, limit, after, verbs)
+    page = _page(request.query, kind)
+    pieces = _pieces(kind, name, folder, page, verbs)
 
     def make() -> bytes:
         return b"".join(islice(pieces, PAGE))
@@ -79,45 +86,100 @@ def _redirect_into(request: StreamingRequest) -> None:
     answer(request, b"The folder's own path ends in a slash.\n", 301)
 
 
-def _page(query: bytes) -> tuple[int | None, bytes]:
-    """Return how many entries are wanted (None: all) and the name they come after."""
-    try:
-        fields = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16)
-    except ValueError as error:
-        raise Problem(400, "The query is not made of UTF-8 fields.") from error
-    limit = fields.get("limit", [None])[-1]
-    after = fields.get("after", [""])[-1]
-    if limit is None:
-        return None, after.encode()
-    if not (limit.isascii() and limit.isdigit() and 0 < len(limit) <= 9 and int(limit)):
-        raise Problem(400, "limit is a number of entries, at least 1.")
-    return int(limit), after.encode()
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What a client wants to have listed.
+
+    :ivar after: the place that it begins behind, None for the beginning.
+    :ivar limit: how many entries, None for all.
+    """
+
+    order: Order
+    after: Place | None
+    limit: int | None
+
+    def places(self, folder: Folder) -> Iterator[Place]:
+        """Yield the places of *folder* from where the page begins, also behind its end."""
+        # More than the page needs, so that names that are gone soon do not have it read anew.
+        return folder.places(self.order, self.after, max(self.limit or 0, _SOME) + 1)
+
+    def cursor(self, last: Place) -> str:
+        """Return what the client says to go on behind *last*."""
+        name = last.name.decode()
+        return name if self.order.by == "name" else f"{last.value}/{name}"
+
+
+def _page(query: bytes, kind: str) -> _Page:
+    """Return the page that *query* asks for."""
+    fields = parse_query(query)
+    order = _order(fields.get("sort", "name"), fields.get("order", "asc"))
+    limit = limit_of(fields)
+    if order.by != "name":
+        limit = _limit_to_keep(limit, kind)
+    return _Page(order, _place(order, fields.get("after")), limit)
+
+
+def _order(by: str, direction: str) -> Order:
+    if by not in ("name", "size", "mtime"):
+        raise Problem(400, "sort is name, size or mtime.")
+    if direction not in ("asc", "desc"):
+        raise Problem(400, "order is asc or desc.")
+    return Order(by, direction == "desc")
+
+
+def _limit_to_keep(limit: int | None, kind: str) -> int:
+    """Return how many entries are sent by size or time."""
+    if limit is None and kind == "json":
+        return _SOME
+    # The other forms do not tell that there is more, so that their clients have to know.
+    if limit is None or limit > _MOST:
+        raise Problem(400, f"By size or mtime a limit is needed, of at most {_MOST} entries.")
+    return limit
+
+
+def _place(order: Order, cursor: str | None) -> Place | None:
+    """Return the place that *cursor* stands for in *order*."""
+    if cursor is None:
+        return None
+    if order.by == "name":
+        if "/" not in cursor:
+            return Place(0, cursor.encode())
+    elif parts := _CURSOR.fullmatch(cursor):
+        return Place(int(parts[1]), parts[2].encode())
+    raise Problem(400, "after is what next was in the page before, of the same sort and order.")
 
 
 def _pieces(
-    kind: str,
-    name: bytes,
-    folder: Folder,
-    limit: int | None,
-    after: bytes,
-    verbs: frozenset[bytes],
+    kind: str, name: bytes, folder: Folder, page: _Page, verbs: frozenset[bytes]
 ) -> Iterator[bytes]:
     """Yield the pieces of a listing; the folder is read when the first is asked for."""
-    names = folder.names(after)
+    places = page.places(folder)
     if kind == "text":
-        yield from (name + b"\n" for name in islice(names, limit))
+        yield from (place.name + b"\n" for place in islice(places, page.limit))
         return
-    entries = islice(filter(None, map(folder.look, names)), limit)
-    yield from _json(name, entries) if kind == "json" else _html(name, entries, verbs)
+    entries = _entries(folder, places)
+    if kind == "json":
+        yield from _json(name, entries, page)
+    else:
+        yield from _html(name, (entry for _, entry in islice(entries, page.limit)), verbs)
 
 
-def _json(name: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
-    head = f'{{"path": {json.dumps(name.decode(), ensure_ascii=False)}, "entries": ['
-    separators = chain([b"\n"], iter(lambda: b",\n", None))
-    yield head.encode()
-    for separator, entry in zip(separators, entries, strict=False):
+def _entries(folder: Folder, places: Iterator[Place]) -> Iterator[tuple[Place, Entry]]:
+    """Yield what is still there of *places*."""
+    for place in places:
+        entry = folder.look(place.name)
+        if entry is not None:
+            yield place, entry
+
+
+def _json(name: bytes, entries: Iterator[tuple[Place, Entry]], page: _Page) -> Iterator[bytes]:
+    yield f'{{"path": {json.dumps(name.decode(), ensure_ascii=False)}, "entries": ['.encode()
+    separator, last = b"\n", ""
+    for place, entry in islice(entries, page.limit):
         yield separator + _json_entry(entry)
-    yield b"\n]}\n"
+        separator, last = b",\n", page.cursor(place)
+    following = None if next(entries, None) is None else last
+    yield f'\n], "next": {json.dumps(following, ensure_ascii=False)}}}\n'.encode()
 
 
 def _json_entry(entry: Entry) -> bytes:

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from httpnas.storage import listing
 from httpnas.storage.errors import NoSuchFile
-from httpnas.storage.listing import Entry, Folder
+from httpnas.storage.listing import Entry, Folder, Order, Place
 from httpnas.storage.records import XattrRecords
 from httpnas.storage.store import Storage
 from httpnas.storage.version import of_stat
@@ -37,6 +43,49 @@ NAMES = [
     "日本".encode(),
     "😀".encode(),
 ]
+
+
+ORDERS = [Order(by, descending) for by in ("name", "size", "mtime") for descending in (False, True)]
+#: Names of one component; few letters, so that some begin alike.
+components = st.one_of(
+    st.text("ab.- \\ä😀", min_size=1, max_size=6),
+    st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/"), min_size=1),
+    st.just(".httpnas"),
+).filter(lambda name: name not in (".", "..") and len(name.encode()) <= 255)
+#: What a name is: its size, or None for a folder, and its time, which kernels cut to what they can.
+things = st.tuples(
+    st.one_of(st.none(), st.integers(0, 3), st.sampled_from([10, 1 << 20, 1 << 40])),
+    st.one_of(st.integers(-3, 3), st.integers(-(2**61), 2**61)),
+)
+
+
+def make(root: Path, name: str, thing: tuple[int | None, int]) -> None:
+    size, mtime_ns = thing
+    if size is None:
+        (root / name).mkdir()
+    else:
+        (root / name).touch()
+        os.truncate(root / name, size)
+    os.utime(root / name, ns=(0, mtime_ns))
+
+
+def place_of(root: Path, name: bytes, order: Order) -> Place:
+    """Return where *name* must stand in *order*."""
+    status = os.stat(os.fsencode(root) + b"/" + name)
+    is_folder = os.path.isdir(os.fsencode(root) + b"/" + name)
+    value = {
+        "name": 0,
+        "size": -1 if is_folder else status.st_size,
+        "mtime": status.st_mtime_ns,
+    }[order.by]
+    return Place(value, name)
+
+
+def in_order(root: Path, order: Order) -> list[Place]:
+    """Return the places of all that is in the storage root *root*, as they must be listed."""
+    found = [place_of(root, name, order) for name in os.listdir(os.fsencode(root))]
+    found = [place for place in found if place.name != b".httpnas"]
+    return sorted(found, key=tuple, reverse=order.descending)
 
 
 def listed(root: Path, after: bytes = b"") -> list[bytes]:
@@ -106,6 +155,8 @@ def test_what_no_request_can_name_is_left_out(storage: Storage, root: Path) -> N
     assert names(storage) == [b"d", b"f"]
     folder = storage.open(b"")
     assert isinstance(folder, Folder)
+    for order in ORDERS:
+        assert sorted(place.name for place in folder.places(order, None, 2)) == [b"d", b"f"]
     for name in [b"link", b"dangling", b"fifo", b"socket", b"none"]:
         assert folder.look(name) is None
     folder.close()
@@ -164,14 +215,125 @@ def test_a_folder_of_more_than_one_run_is_listed_in_order(
     os.close(fd)
 
 
+# Orders
+
+
+def test_entries_come_by_size_or_time_and_then_by_name(root: Path) -> None:
+    for name, thing in {
+        "b": (5, 10),
+        "a": (5, 10),
+        "z": (0, -1),
+        "y": (1 << 40, 11),
+        "d": (None, 10),
+        "c": (None, 12),
+    }.items():
+        make(root, name, thing)
+    folder = Folder(os.open(root, os.O_RDONLY), is_root=True, records=XattrRecords())
+    expected = {
+        "name": [(0, b"a"), (0, b"b"), (0, b"c"), (0, b"d"), (0, b"y"), (0, b"z")],
+        "size": [(-1, b"c"), (-1, b"d"), (0, b"z"), (5, b"a"), (5, b"b"), (1 << 40, b"y")],
+        "mtime": [(-1, b"z"), (10, b"a"), (10, b"b"), (10, b"d"), (11, b"y"), (12, b"c")],
+    }
+    for by, places in expected.items():
+        assert list(folder.places(Order(by), None, 100)) == places
+        assert list(folder.places(Order(by, descending=True), None, 100)) == places[::-1]
+    folder.close()
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    st.dictionaries(components, things, max_size=12),
+    st.sampled_from(ORDERS),
+    st.integers(1, 13),
+    st.integers(1, 13),
+)
+def test_places_taken_page_by_page_are_all_places_in_order(
+    entries: dict[str, tuple[int | None, int]], order: Order, most: int, taken: int
+) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        for name, thing in entries.items():
+            make(root, name, thing)
+        expected = in_order(root, order)
+        folder = Folder(os.open(root, os.O_RDONLY), is_root=True, records=XattrRecords())
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(listing, "_RUN", most)
+                assert list(folder.places(order, None, most)) == expected
+                found: list[Place] = []
+                while page := list(
+                    islice(folder.places(order, found[-1] if found else None, most), taken)
+                ):
+                    found += page
+            assert found == expected
+        finally:
+            folder.close()
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(st.data())
+def test_what_comes_and_goes_between_pages_neither_repeats_nor_hides_others(
+    data: st.DataObject,
+) -> None:
+    order = data.draw(st.sampled_from(ORDERS))
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        for name, thing in data.draw(st.dictionaries(components, things, max_size=12)).items():
+            make(root, name, thing)
+        stayed = set(in_order(root, order))
+        folder = Folder(os.open(root, os.O_RDONLY), is_root=True, records=XattrRecords())
+        try:
+            found: list[Place] = []
+            while page := list(islice(folder.places(order, found[-1] if found else None, 3), 2)):
+                found += page
+                present = os.listdir(root)
+                for name in data.draw(st.lists(st.sampled_from(present or [""]), unique=True)):
+                    if name and len(found) < 40:
+                        (root / name).rmdir() if (root / name).is_dir() else (root / name).unlink()
+                        stayed -= {place for place in stayed if place.name == name.encode()}
+                for name, thing in data.draw(
+                    st.dictionaries(components, things, max_size=3 if len(found) < 20 else 0)
+                ).items():
+                    if name not in present:
+                        make(root, name, thing)
+            assert stayed <= set(found)
+            assert found == sorted(set(found), key=tuple, reverse=order.descending)
+        finally:
+            folder.close()
+
+
+@pytest.mark.parametrize("by", ["size", "mtime"])
+def test_what_is_gone_when_it_is_looked_for_is_left_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    for name in "abc":
+        (root / name).touch()
+    stat = os.stat
+
+    def racing(path: Any, **kwargs: Any) -> os.stat_result:
+        if path == b"b":
+            (root / "b").unlink()
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", racing)
+    folder = Folder(os.open(root, os.O_RDONLY), is_root=True, records=XattrRecords())
+    assert {place.name for place in folder.places(Order(by), None, 9)} == {b"a", b"c"}
+    folder.close()
+
+
+# Large folders
+
+
 class _Many:
     """What scandir gives for a folder of a million files."""
+
+    count = 1_000_000
 
     def __init__(self, fd: int) -> None:
         pass
 
     def __enter__(self) -> Iterator[Any]:
-        return (_File(f"{number * 2654435761 % 2**32:x}") for number in range(1_000_000))
+        return (_File(f"{number * 2654435761 % 2**32:x}") for number in range(self.count))
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -206,16 +368,52 @@ def _longest_gap(call: Any) -> float:
     return max(gaps)
 
 
-def test_a_million_names_do_not_stop_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "scandir", _Many)
+def _stat_of_one_of_many(name: bytes, **_: object) -> Any:
+    number = int(name, 16)
+    return SimpleNamespace(st_mode=0o100644, st_size=number % 1000, st_mtime_ns=number)
+
+
+@pytest.fixture
+def many() -> Iterator[pytest.MonkeyPatch]:
+    """Let the system show :class:`_Many` in every folder, until the patch is undone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", _Many)
+        patch.setattr(os, "stat", _stat_of_one_of_many)
+        yield patch
+
+
+@pytest.mark.parametrize(
+    "order", [Order(), Order("name", True), Order("size"), Order("mtime", True)]
+)
+def test_a_million_names_do_not_stop_other_threads(many: pytest.MonkeyPatch, order: Order) -> None:
     folder = Folder(-1, is_root=False, records=XattrRecords())
     counts = []
 
-    def first_and_page() -> None:
-        found = folder.names()
-        counts.append(len([next(found) for _ in range(1000)]))
+    def first_page() -> None:
+        counts.append(len(list(islice(folder.places(order, None, 1000), 1000))))
 
     # A busy machine may stop a thread as well, but not in each of several tries.
-    gap = min(_longest_gap(first_and_page) for _ in range(2))
-    assert counts == [1000, 1000]
+    gap = _longest_gap(first_page)
+    if gap >= 0.25:
+        gap = _longest_gap(first_page)
+    many.undo()
+    assert set(counts) == {1000}
     assert gap < 0.25
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("by", ["size", "mtime"])
+def test_of_many_entries_by_size_or_time_few_are_kept(
+    many: pytest.MonkeyPatch, by: str, descending: bool
+) -> None:
+    many.setattr(_Many, "count", 50_000)
+    folder = Folder(-1, is_root=False, records=XattrRecords())
+    tracemalloc.start()
+    try:
+        found = list(islice(folder.places(Order(by, descending), None, 100), 100))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        many.undo()
+    assert len(found) == 100
+    assert peak < 1 << 20  # 50,000 places are more than 5 MiB

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
+import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,11 +13,16 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import pytest
 import pytest_twisted
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.harness import Nas
+from httpnas.storage.listing import Folder
+from httpnas.storage.records import XattrRecords
+from httpnas.web import listings
+from tests.harness import Client, Nas
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 JSON = {"Accept": "application/json"}
@@ -70,7 +77,7 @@ async def listed(nas: Nas, path: str) -> dict[str, Any]:
     assert status == 200, body
     assert headers.getRawHeaders("Content-Type") == ["application/json"]
     found: dict[str, Any] = json.loads(body)
-    assert set(found) == {"path", "entries"}
+    assert list(found) == ["path", "entries", "next"]
     return found
 
 
@@ -118,7 +125,7 @@ async def test_an_empty_folder_is_listed(nas: Nas, accept: dict[str, str]) -> No
     status, body, _ = await nas.fetch("GET", "/file/d/", headers=accept)
     assert status == 200
     if accept is JSON:
-        assert json.loads(body) == {"path": "d", "entries": []}
+        assert json.loads(body) == {"path": "d", "entries": [], "next": None}
     elif accept is HTML:
         assert Links(body).links == [("../", "../")]
     else:
@@ -212,6 +219,30 @@ async def test_a_page_begins_behind_a_name_that_is_gone(nas: Nas) -> None:
         "limit=1&limit=x",
         "after=%FF",
         "limit=%FF",
+        "after=a/b",
+        "after=5/b",
+        "sort=Size",
+        "sort=etag",
+        "sort=name&sort=x",
+        "order=ascending",
+        "order=-1",
+        "sort=size&order=x&limit=1",
+        "sort=size&limit=10001",
+        "sort=mtime&limit=999999999",
+        "sort=mtime&limit=0",
+        "sort=size&limit=1&after=a",
+        "sort=size&limit=1&after=5",
+        "sort=size&limit=1&after=5/",
+        "sort=size&limit=1&after=/a",
+        "sort=size&limit=1&after=5/a/b",
+        "sort=size&limit=1&after=5//b",
+        "sort=size&limit=1&after=--5/a",
+        "sort=size&limit=1&after=%2B5/a",
+        "sort=size&limit=1&after=5.0/a",
+        "sort=size&limit=1&after=%D9%A3/a",
+        "sort=size&limit=1&after=%205/a",
+        "sort=mtime&limit=1&after=1e9/a",
+        "sort=mtime&limit=1&after=" + "9" * 5000 + "/a",
         "&".join(f"x{number}=1" for number in range(17)),
     ],
 )
@@ -224,6 +255,275 @@ async def test_a_query_that_makes_no_sense_is_refused(
     assert status == 400
     assert headers.getRawHeaders("Content-Type") == ["application/problem+json"]
     assert len(json.loads(body)["detail"]) > 10
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_page_in_descending_order_begins_before_a_name(nas: Nas) -> None:
+    for name in ("a", "b", "d"):
+        (nas.root / name).touch()
+    for query, expected in {
+        "order=desc": ["d", "b", "a"],
+        "order=desc&after=c": ["b", "a"],
+        "order=desc&after=b&limit=1": ["a"],
+        "sort=name&order=desc&after=": ["d", "b", "a"],
+        "order=desc&after=a": [],
+    }.items():
+        page = await listed(nas, f"/file/?{query}")
+        assert (names(page), page["next"]) == (expected, None)
+        assert (await nas.fetch("GET", f"/file/?{query}"))[1].decode().split() == expected
+
+
+# Sorted
+
+
+ORDERS = [(by, order) for by in ("name", "size", "mtime") for order in ("asc", "desc")]
+
+
+def key(root: Path, by: str, name: str) -> tuple[int, bytes]:
+    """Return what decides where *name* stands."""
+    status = os.stat(root / name)
+    size = -1 if (root / name).is_dir() else status.st_size
+    return {"name": 0, "size": size, "mtime": status.st_mtime_ns}[by], name.encode()
+
+
+def fill_with_ties(root: Path) -> list[str]:
+    """Make files and folders of few sizes and times; return their names."""
+    for number, name in enumerate(AWKWARD):
+        (root / name).write_bytes(b"x" * (number % 3))
+        os.utime(root / name, ns=(0, (number % 4 - 1) * 10**18 + number % 2))
+    for name in ("folder", "<d>", "z z"):
+        (root / name).mkdir()
+        os.utime(root / name, ns=(0, 10**18))
+    return [*AWKWARD, "folder", "<d>", "z z"]
+
+
+@pytest.mark.parametrize(("by", "order"), ORDERS)
+@pytest.mark.parametrize("limit", [1, 2, 7, 22, 23, 24, 10_000, None])
+@pytest_twisted.ensureDeferred
+async def test_following_next_meets_every_entry_once_in_the_order_asked_for(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch, by: str, order: str, limit: int | None
+) -> None:
+    monkeypatch.setattr(listings, "_SOME", 5)
+    expected = fill_with_ties(nas.root)
+    assert len(expected) == 23
+    expected.sort(key=lambda name: key(nas.root, by, name), reverse=order == "desc")
+    size = limit or (23 if by == "name" else 5)
+    met: list[str] = []
+    query = f"sort={by}&order={order}" + (f"&limit={limit}" if limit else "")
+    after = ""
+    while True:
+        page = await listed(nas, f"/file/?{query}{after}")
+        met += names(page)
+        assert len(page["entries"]) == min(size, 23 - len(met) + len(page["entries"]))
+        if page["next"] is None:
+            break
+        assert page["entries"]
+        after = "&after=" + quote(page["next"], safe="")
+    assert met == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_next_in_the_order_of_names_is_the_last_name(nas: Nas) -> None:
+    fill(nas.root)
+    for query, following in {
+        "limit=1": "Z",
+        "limit=4": "c",
+        "limit=5": None,
+        "limit=6": None,
+        "": None,
+        "limit=2&order=desc": "c",
+        "limit=2&after=b.txt": None,
+        "limit=1&after=b.txt": "c",
+        "after=z": None,
+    }.items():
+        assert (await listed(nas, f"/file/?{query}"))["next"] == following
+
+
+@pytest_twisted.ensureDeferred
+async def test_next_goes_on_behind_what_is_gone_or_was_changed(nas: Nas) -> None:
+    for number, name in enumerate("abcdef"):
+        (nas.root / name).write_bytes(b"x" * number)
+    page = await listed(nas, "/file/?sort=size&limit=3")
+    assert names(page) == ["a", "b", "c"]
+    (nas.root / "c").unlink()
+    (nas.root / "d").unlink()
+    (nas.root / "0").write_bytes(b"xx")  # as large as c was, and before it
+    (nas.root / "cc").write_bytes(b"xx")  # behind it
+    after = quote(page["next"], safe="")
+    assert names(await listed(nas, f"/file/?sort=size&limit=3&after={after}")) == ["cc", "e", "f"]
+
+
+@pytest.mark.parametrize("by", ["name", "size"])
+@pytest_twisted.ensureDeferred
+async def test_what_vanishes_before_its_page_is_made_does_not_end_the_listing(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(listings, "_SOME", 1)
+    for name in "abcdef":
+        (nas.root / name).touch()
+    look = Folder.look
+
+    def racing(folder: Folder, name: bytes) -> Any:
+        if name in (b"b", b"c", b"d"):
+            (nas.root / name.decode()).unlink(missing_ok=True)
+        return look(folder, name)
+
+    monkeypatch.setattr(Folder, "look", racing)
+    page = await listed(nas, f"/file/?sort={by}&limit=2")
+    assert names(page) == ["a", "e"]
+    after = quote(page["next"], safe="")
+    page = await listed(nas, f"/file/?sort={by}&limit=2&after={after}")
+    assert (names(page), page["next"]) == (["f"], None)
+
+
+def document(folder: Folder, query: str) -> dict[str, Any]:
+    """Return the JSON that a client gets for *query*."""
+    page = listings._page(query.encode(), "json")
+    pieces = listings._pieces("json", b"", folder, page, frozenset())
+    found: dict[str, Any] = json.loads(b"".join(pieces))
+    return found
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    st.dictionaries(
+        st.one_of(
+            st.text("a0/-% +&=?#;é", min_size=1, max_size=4),
+            st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=60),
+            st.just(".httpnas"),
+        )
+        .map(lambda name: name.replace("/", "-"))
+        .filter(lambda name: name not in (".", "..")),
+        st.tuples(st.one_of(st.none(), st.integers(0, 3)), st.integers(-(2**62), 2**62)),
+        max_size=9,
+    ),
+    st.sampled_from(ORDERS),
+    st.integers(1, 10),
+)
+def test_every_cursor_can_be_sent_back(
+    entries: dict[str, tuple[int | None, int]], order: tuple[str, str], limit: int
+) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        for name, (size, mtime_ns) in entries.items():
+            (root / name).mkdir() if size is None else (root / name).write_bytes(bytes(size))
+            os.utime(root / name, ns=(0, mtime_ns))
+        folder = Folder(os.open(root, os.O_RDONLY), is_root=True, records=XattrRecords())
+        try:
+            query = f"sort={order[0]}&order={order[1]}&limit={limit}"
+            page = document(folder, query)
+            met = names(page)
+            while page["next"] is not None:
+                assert len(page["entries"]) == limit
+                page = document(folder, f"{query}&after={quote(page['next'], safe='')}")
+                met += names(page)
+        finally:
+            folder.close()
+        expected = [name for name in entries if name != ".httpnas"]
+        expected.sort(key=lambda name: key(root, order[0], name), reverse=order[1] == "desc")
+        assert met == expected
+
+
+@pytest.mark.parametrize("form", ["text", "html"])
+@pytest.mark.parametrize(("by", "order"), ORDERS)
+@pytest_twisted.ensureDeferred
+async def test_text_and_html_are_sorted_too(nas: Nas, form: str, by: str, order: str) -> None:
+    expected = sorted(
+        fill_with_ties(nas.root),
+        key=lambda name: key(nas.root, by, name),
+        reverse=order == "desc",
+    )
+    path = f"/file/?sort={by}&order={order}&limit=20"
+    if form == "text":
+        assert (await nas.fetch("GET", path))[1].decode().split("\n")[:-1] == expected[:20]
+    else:
+        links = Links((await nas.fetch("GET", path, headers=HTML))[1]).links
+        assert [text.rstrip("/") for _, text in links] == expected[:20]
+
+
+@pytest.mark.parametrize("accept", [{}, HTML])
+@pytest_twisted.ensureDeferred
+async def test_what_does_not_tell_of_a_next_page_is_sorted_with_a_limit_only(
+    nas: Nas, accept: dict[str, str]
+) -> None:
+    (nas.root / "f").touch()
+    for by in ("size", "mtime"):
+        assert (await nas.fetch("GET", f"/file/?sort={by}", headers=accept))[0] == 400
+        assert (await nas.fetch("GET", f"/file/?sort={by}&limit=1", headers=accept))[0] == 200
+    assert (await nas.fetch("GET", "/file/?sort=name&order=desc", headers=accept))[0] == 200
+
+
+@pytest.mark.parametrize(("by", "order"), ORDERS)
+@pytest_twisted.ensureDeferred
+async def test_in_no_order_the_daemons_own_folder_is_shown(nas: Nas, by: str, order: str) -> None:
+    (nas.root / "d/.httpnas").mkdir(parents=True)
+    query = f"?sort={by}&order={order}"
+    assert names(await listed(nas, f"/file/{query}")) == ["d"]
+    assert names(await listed(nas, f"/file/d{query}")) == [".httpnas"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_by_size_a_folder_is_read_once_and_only_a_page_is_opened_in_pool_threads(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "_SOME", 5)
+    for number in range(50):
+        (nas.root / f"f{number:02}").touch()
+    looked: list[bytes] = []
+    threads = []
+    look, stat, scandir = Folder.look, os.stat, os.scandir
+
+    def scanning(fd: int) -> Any:
+        threads.append(threading.current_thread())
+        return scandir(fd)
+
+    def looking(folder: Folder, name: bytes) -> Any:
+        looked.append(name)
+        return look(folder, name)
+
+    def statting(path: Any, **kwargs: Any) -> os.stat_result:
+        if path in (b"f00", b"f49"):
+            threads.append(threading.current_thread())
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(Folder, "look", looking)
+    monkeypatch.setattr(os, "stat", statting)
+    monkeypatch.setattr(os, "scandir", scanning)
+    page = await listed(nas, "/file/?sort=size&limit=3")
+    monkeypatch.undo()
+    assert names(page) == ["f00", "f01", "f02"]
+    assert looked == [b"f00", b"f01", b"f02", b"f03"]
+    # Read once, each stat'ed once; look stats what is on the page twice more.
+    assert len(threads) == 1 + 2 + 2
+    assert threading.main_thread() not in threads
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_sorted_page_on_the_wire(nas: Nas) -> None:
+    (nas.root / "d").mkdir()
+    for size, name in enumerate(("b", "a", "c")):
+        (nas.root / "d" / name).write_bytes(b"x" * size)
+
+    def ask(query: str) -> tuple[int, bytes]:
+        with Client(nas.port) as client:
+            client.send(
+                f"GET /file/d/?{query} HTTP/1.0\r\nHost: x\r\n"
+                "Accept: application/json\r\n\r\n".encode()
+            )
+            head, _, body = client.rest().partition(b"\r\n\r\n")
+            return int(head.split()[1]), body
+
+    query = "sort=size&order=desc&limit=2"
+    status, body = await nas.in_thread(ask, query)
+    assert status == 200
+    assert body.endswith(b'}\n], "next": "1/a"}\n')
+    assert names(json.loads(body)) == ["c", "a"]
+    status, body = await nas.in_thread(ask, f"{query}&after=1/a")
+    assert body.endswith(b'}\n], "next": null}\n')
+    assert names(json.loads(body)) == ["b"]
+    status, body = await nas.in_thread(ask, f"{query}&after=b")
+    assert status == 400
+    assert json.loads(body)["status"] == 400
 
 
 # Names

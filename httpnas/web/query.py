@@ -1,0 +1,32 @@
+"""What stands behind the question mark of a request target."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from httpnas.web.problems import Problem
+
+
+def parse_query(query: bytes) -> dict[str, str]:
+    """Return the fields of *query*; of those that come more than once, the last.
+
+    :raises Problem: 400, when it is not made of fields.
+    """
+    try:
+        fields = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16)
+    except ValueError as error:
+        raise Problem(400, "The query is not made of UTF-8 fields.") from error
+    return {name: values[-1] for name, values in fields.items()}
+
+
+def limit_of(fields: dict[str, str]) -> int | None:
+    """Return how many entries are wanted, None for all.
+
+    :raises Problem: 400, when that is no number.
+    """
+    limit = fields.get("limit")
+    if limit is None:
+        return None
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and int(limit)):
+        raise Problem(400, "limit is a number of entries, at least 1.")
+    return int(limit)
