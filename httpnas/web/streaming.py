@@ -149,10 +149,11 @@ class StreamingRequest(server.Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Note that the body is complete."""
+        answered = bool(self.finished)  # whoever gets the end of the body may answer at once
         self.body.end()
         if self.body.length == 0:
             self.process()
-        elif self.finished:
+        elif answered:
             self._cleanup()
 
     def refused(self, status: int) -> None:

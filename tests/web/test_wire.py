@@ -498,3 +498,35 @@ async def test_an_upload_ends_with_its_framing_and_not_with_its_connection(nas: 
 
     await nas.in_thread(talk)
     assert logged == [(400, "refused")]
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"PUT /file/f/mv HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\n", b"x"),
+        (
+            b"POST /files/ HTTP/1.1\r\n"
+            + HOST
+            + b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 7\r\n\r\n",
+            b"--b--\r\n",
+        ),
+        (
+            b"PUT /file/f/mv HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n",
+            b"1\r\nx\r\n0\r\n\r\n",
+        ),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_body_whose_last_byte_is_answered_at_once_does_not_cost_the_connection(
+    nas: Nas, head: bytes, body: bytes
+) -> None:
+    (nas.root / "f").write_bytes(b"x")
+
+    def converse() -> tuple[int, tuple[int, bytes]]:
+        with Client(nas.port) as client:
+            client.send(head)
+            wait_until(lambda: any(r.body._consumer for r in nas.site.running()), "the handler")
+            client.send(body + HEALTH)
+            return client.answer()[0], brief(client.answer())
+
+    assert await nas.in_thread(converse) == (400, OK)
