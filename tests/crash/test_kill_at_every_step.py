@@ -68,14 +68,32 @@ def steps_of(ward: Ward, name: str) -> list[Call]:
 
 
 def killed_at(ward: Ward, name: str, step: Call) -> str:
-    """Kill *name* at *step*, and return what is there then."""
+    """Kill *name* at *step*, and return what is there then.
+
+    One time in 128 two names have the same lock, as which one it is depends on inodes: a call less
+    is made then, and the last step does not come.
+    """
+    for _ in range(5):
+        outcome = attempt_at(ward, name, step)
+        if outcome is not None:
+            return outcome
+    raise AssertionError(f"not killed at {step}")
+
+
+def attempt_at(ward: Ward, name: str, step: Call) -> str | None:
+    """Kill *name* at *step*, and return what is there then, or None if it made fewer calls."""
     verb = VERBS[name]
     with ward.root(verb) as root:
         with ward.patient(root, verb) as patient:
             injections = [*verb.lacking, step.inject("signal=SIGKILL")]
             with strace(patient.pid, CHANGES, *injections) as made:
                 status = patient.ask(f"verb {name}")
-            assert patient.ended == -signal.SIGKILL, f"not killed at {step}"
+            ended = patient.ended
+        if ended is None:
+            assert status == verb.status
+            assert sum(call.name == step.name for call in made) < step.number
+            return None
+        assert ended == -signal.SIGKILL
         assert (made[-1].name, made[-1].number) == (step.name, step.number)
         assert made[-1].text.endswith("= ?"), f"it was killed after {step}"
         try:
