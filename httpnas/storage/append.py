@@ -83,7 +83,8 @@ class Append:
         :raises StorageError: when nothing was appended.
         """
         storage = self._storage
-        with translated(), storage.held_file(self._name, WRITE) as fd:
+        timed = storage.timed("append_commit")
+        with timed, translated(), storage.held_file(self._name, WRITE) as fd:
             present = self._recover(fd)
             if self._key is not None:
                 done = keys.outcome(fd, self._key, present, storage.records)

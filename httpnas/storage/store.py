@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 from httpnas.storage import facts, keys, tree, version
 from httpnas.storage.append import Append, WrongOffset
@@ -30,6 +32,27 @@ from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.upload import Check, Upload
 from httpnas.storage.version import Version
 from httpnas.storage.workspace import Workspace
+
+#: What may be held up: by the disk, by others who change the same name, or by both.
+Step = Literal["fsync", "lock_wait", "append_commit"]
+Observe = Callable[[Step, float], None]
+
+
+class Space(NamedTuple):
+    """What a file system has (statvfs(3)), in bytes and numbers of files.
+
+    :ivar size: bytes in all; 0 when it does not count them.
+    :ivar unused: bytes that nobody has stored anything in, some of them kept for root.
+    :ivar free: bytes that others than root can still store.
+    :ivar inodes: files and folders that it can hold in all, 0 for any number.
+    :ivar free_inodes: how many of them others than root can still make.
+    """
+
+    size: int
+    unused: int
+    free: int
+    inodes: int
+    free_inodes: int
 
 
 class StoredFile:
@@ -54,11 +77,15 @@ class Storage:
 
     :param path: the root; it is not made here.
     :param durable: whether a change is on stable storage before it is reported.
+    :param observe: is told of each step that others or the disk may hold up, as it ends.
     :raises StorageError: when the root is no folder that can be written to.
     """
 
-    def __init__(self, path: str, durable: bool = True) -> None:
+    def __init__(
+        self, path: str, durable: bool = True, observe: Observe = lambda step, seconds: None
+    ) -> None:
         self.durable = durable
+        self._observe = observe
         self._path = os.path.abspath(path)
         self.root = Root(path)
         try:
@@ -86,7 +113,23 @@ class Storage:
         be answered with success.
         """
         if self.durable:
-            os.fsync(fd)
+            with self.timed("fsync"):
+                os.fsync(fd)
+
+    @contextlib.contextmanager
+    def timed(self, step: Step) -> Iterator[None]:
+        """Tell the observer how long the block takes, if it comes to its end."""
+        began = time.monotonic()
+        yield
+        self._observe(step, time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def hold(self, *names: tuple[int, bytes]) -> Iterator[None]:
+        """Hold the locks of *names* for as long as the block, as :meth:`NameLocks.hold`."""
+        with contextlib.ExitStack() as held:
+            with self.timed("lock_wait"):
+                held.enter_context(self.locks.hold(*names))
+            yield
 
     # Reading
 
@@ -147,7 +190,7 @@ class Storage:
         folder = self.open_holder(name)
         try:
             leaf = split(name)[1]
-            with self.locks.hold((folder, leaf)):
+            with self.hold((folder, leaf)):
                 fd = _only_file(os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder))
                 try:
                     yield fd
@@ -214,11 +257,21 @@ class Storage:
         A file system without any blocks (ramfs, some in user space) does not count them, and
         takes what it takes.
         """
+        space = self.space()
+        return space.free if space.size else sys.maxsize
+
+    def space(self) -> Space:
+        """Return how much there is of what files take."""
         with translated():
             status = os.fstatvfs(self.root.fd)
-        if not status.f_blocks:
-            return sys.maxsize
-        return status.f_bavail * status.f_frsize
+        unit = status.f_frsize
+        return Space(
+            status.f_blocks * unit,
+            status.f_bfree * unit,
+            status.f_bavail * unit,
+            status.f_files,
+            status.f_favail,
+        )
 
     def probe(self) -> None:
         """Make and remove a file, to see whether the root can be written to.
@@ -247,7 +300,7 @@ class Storage:
         """
         refuse_private(name)
         check(self.look(name))
-        self._refuse_full(length)
+        self.refuse_full(length)
         return Upload(self, name, *self.workspace.create())
 
     def begin_append(
@@ -279,10 +332,14 @@ class Storage:
         check(present)
         if expected is not None and expected != present.size:
             raise WrongOffset(present.size)
-        self._refuse_full(length)
+        self.refuse_full(length)
         return Append(self, name, key)
 
-    def _refuse_full(self, length: int | None) -> None:
+    def refuse_full(self, length: int | None) -> None:
+        """Refuse *length* bytes, if that is known, which can not be stored.
+
+        :raises StorageFull:
+        """
         if length and length > self.free_bytes():
             raise StorageFull("not enough space left")
 

@@ -58,7 +58,7 @@ def move(storage: Storage, name: bytes, target: bytes, check: Check, create_only
             destination = storage.root.make_parent(target, storage.durable)
             try:
                 old, new = (source, split(name)[1]), (destination, split(target)[1])
-                with storage.locks.hold(old, new):
+                with storage.hold(old, new):
                     _rename(storage, old, new, check, create_only)
                 storage.sync(destination)
                 storage.sync(source)
@@ -111,7 +111,7 @@ def remove(storage: Storage, name: bytes, check: Check) -> bytes | None:
         folder = storage.open_holder(name)
         try:
             leaf = split(name)[1]
-            with storage.locks.hold((folder, leaf)):
+            with storage.hold((folder, leaf)):
                 aside = _take_out(storage, folder, leaf, check)
             try:
                 storage.sync(folder)

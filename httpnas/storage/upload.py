@@ -84,7 +84,7 @@ class Upload:
     def _enter(self, folder: int, check: Check, create_only: bool) -> None:
         leaf = os.path.basename(self._name)
         work = self._storage.workspace.fd
-        with self._storage.locks.hold((folder, leaf)):
+        with self._storage.hold((folder, leaf)):
             check(self._storage.current(folder, leaf))
             doomed = self._storage.sole_inode(folder, leaf)
             if create_only:

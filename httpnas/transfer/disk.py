@@ -6,11 +6,11 @@ and never on the number of transfers.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,6 +19,13 @@ from twisted.python.threadpool import ThreadPool
 from httpnas.storage.errors import NotPermitted, StorageAway, StorageBroken, StorageFull
 
 _FAULTS = (StorageAway, StorageBroken, StorageFull, NotPermitted, OSError)
+#: What makes one doubt the storage, and not only what a client asked of it.
+_FAILURES = (StorageAway, StorageBroken, OSError)
+#: How many of those in how many seconds are too many.
+_REPEATED = 3
+_LATELY = 30.0
+#: Seconds after which somebody who only asks how the storage is does not wait any longer.
+PATIENCE = 5.0
 #: Threads that may wait for the disk at the same time.
 THREADS = 16
 #: Small steps of a long job that are done in one call.
@@ -34,7 +41,6 @@ class Disk:
     :param reactor: where results are delivered, and what tells the time.
     :param threads: how many calls may run at the same time.
     :ivar faults: how often which error came from the storage that is no client's doing.
-    :ivar last_fault: when the latest of them came, by the reactor's clock; None if none has.
     """
 
     _log = Logger()
@@ -44,7 +50,9 @@ class Disk:
         self._pool = ThreadPool(0, threads, name="httpnas-disk")
         self._stopping = False
         self.faults: Counter[str] = Counter()
-        self.last_fault: float | None = None
+        self._failures: deque[float] = deque(maxlen=_REPEATED)
+        self._threads = threads
+        self._pending = 0
 
     def start(self) -> None:
         """Begin to run calls."""
@@ -57,15 +65,39 @@ class Disk:
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run *call* in a pool thread; the result fires on the reactor thread."""
+        self._pending += 1
         done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, call, *args, **kwargs)
-        return done.addErrback(self._note_fault)
+        return done.addBoth(self._ended)
 
-    def _note_fault(self, failure: Failure) -> Failure:
-        fault = failure.check(*_FAULTS)
-        if fault is not None:
-            self.faults[fault.__name__] += 1
-            self.last_fault = self._reactor.seconds()
-        return failure
+    def _ended(self, result: T | Failure) -> T | Failure:
+        self._pending -= 1
+        if isinstance(result, Failure):
+            fault = result.check(*_FAULTS)
+            if fault is not None:
+                self.faults[fault.__name__] += 1
+            if result.check(*_FAILURES):
+                self._failures.append(self._reactor.seconds())
+        return result
+
+    @property
+    def running(self) -> int:
+        """How many calls run."""
+        return min(self._pending, self._threads)
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait for a thread."""
+        return self._pending - self.running
+
+    @property
+    def failing(self) -> bool:
+        """Whether calls have failed repeatedly of late, for want of a good storage."""
+        since = self._reactor.seconds() - _LATELY
+        return len(self._failures) == _REPEATED and self._failures[0] > since
+
+    def shared(self, call: Callable[[], T]) -> SharedCall[T]:
+        """Return *call* as one that runs once at a time, however many ask for it."""
+        return SharedCall(self, self._reactor, call)
 
     def chore(self, steps: Iterator[None]) -> Deferred[None]:
         """Run *steps* to their end in the background, some at a time, so that nobody waits long.
@@ -79,6 +111,42 @@ class Disk:
 
         done = Deferred.fromCoroutine(work())
         return done.addErrback(lambda failure: self._log.failure("a chore ended early", failure))
+
+
+class SharedCall(Generic[T]):
+    """A call whose result is shared by all who ask while it runs.
+
+    A disk that hangs holds one thread of it then, and not one for each who asks.
+    """
+
+    def __init__(self, disk: Disk, clock: Any, call: Callable[[], T]) -> None:
+        self._disk = disk
+        self._clock = clock
+        self._call = call
+        self._asking: list[Deferred[T]] = []
+        self._running = False
+
+    async def ask(self) -> T:
+        """Return the result.
+
+        :raises StorageAway: when it does not come within :data:`PATIENCE`.
+        """
+        asking = Deferred[T]()
+        self._asking.append(asking)
+        if not self._running:
+            self._running = True
+            self._disk.run(self._call).addBoth(self._tell)
+        try:
+            return await asking.addTimeout(PATIENCE, self._clock)
+        except TimeoutError as error:
+            self._asking.remove(asking)
+            raise StorageAway("it does not answer") from error
+
+    def _tell(self, result: Any) -> None:
+        self._running = False
+        asking, self._asking = self._asking, []
+        for each in asking:
+            each.callback(result)
 
 
 def _advance(steps: Iterator[None]) -> bool:
