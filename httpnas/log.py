@@ -40,7 +40,7 @@ def as_text(event: LogEvent) -> str | None:
         return _classic(event)
     return (
         "{time} {status} {method} {name} in={bytes_in} out={bytes_out} {seconds}s "
-        "{client} {ended} {id}\n"
+        "{client} {ended} {verb} {id}\n"
     ).format(time=_time(event), **{key: _shown(value) for key, value in event["request"].items()})
 
 

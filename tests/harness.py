@@ -18,6 +18,7 @@ from typing import Any
 
 import treq
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.web.client import HTTPConnectionPool
 
@@ -25,12 +26,15 @@ from httpnas.storage.store import Storage
 from httpnas.tap import make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.exchange import Exchange
+from httpnas.web.metrics import Metrics
 from httpnas.web.streaming import Limits
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 20.0
 ROOT = Path(__file__).parent.parent
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+#: Options that a site needs.
+DEFAULTS: dict[str, Any] = {"cors-origins": [], "hosts": [], "headroom": 0}
 
 
 class Nas:
@@ -42,14 +46,17 @@ class Nas:
         limits: Limits | None = None,
         max_upload: int | None = None,
         durable: bool = False,
+        **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
         self.root = root
-        self.storage = Storage(str(root), durable)
+        metrics = Metrics()
+        self.storage = Storage(str(root), durable, metrics.step)
         self.disk = Disk(reactor)
         self.disk.start()
         self.exchange = Exchange(self.storage, self.disk, max_upload)
-        self.site = make_site(reactor, self.exchange, limits or Limits())
+        options = {**DEFAULTS, **options}
+        self.site = make_site(reactor, self.exchange, limits or Limits(), metrics, options)
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -90,9 +97,8 @@ class Nas:
         return [f for run in runs for f in run.iterdir() if f.name != "lease"]
 
     async def stop(self) -> None:
-        await self._listening.stopListening()
         await self._pool.closeCachedConnections()
-        await self.site.drain(0.2)
+        await self.site.drain(0.2, lambda: maybeDeferred(self._listening.stopListening))
         self.disk.stop()
         self.storage.close()
 

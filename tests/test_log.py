@@ -4,6 +4,7 @@ import io
 import json
 import re
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ FIELDS = {
     "id",
     "client",
     "method",
+    "verb",
     "name",
     "status",
     "bytes_in",
@@ -35,6 +37,7 @@ RECORD = {
     "id": "6c6b62b4-1f26-4b8e-a4f2-2a6a1a3e1d9f",
     "client": "192.0.2.1",
     "method": "GET",
+    "verb": "download",
     "name": "/a",
     "status": 200,
     "bytes_in": 0,
@@ -167,17 +170,17 @@ def test_people_get_text_and_programs_json(out: type[io.StringIO], start: str) -
 @pytest.mark.parametrize(
     ("method", "path", "data", "expected"),
     [
-        ("POST", "/file/d/a%20b", b"12345", ("/d/a b", 200, 5, 2)),
-        ("PUT", "/file/f", b"123", ("/f", 200, 3, 2)),
-        ("GET", "/file/f", None, ("/f", 200, 0, 7)),
-        ("HEAD", "/file/f", None, ("/f", 200, 0, 0)),
-        ("GET", "/file/f/wc", None, ("/f", 200, 0, 1)),
-        ("GET", "/file/", None, ("/", 200, 0, 2)),
-        ("GET", "/file/%E6%B0%94", None, ("/气", 404, 0, None)),
-        ("GET", "/file/%0A", None, ("/file/%0A", 400, 0, None)),
-        ("GET", "/file/%FF", None, ("/file/%FF", 400, 0, None)),
-        ("GET", "/nowhere", None, ("/nowhere", 404, 0, None)),
-        ("PATCH", "/file/f", b"x", ("/f", 405, 1, None)),
+        ("POST", "/file/d/a%20b", b"12345", ("upload", "/d/a b", 200, 5, 2)),
+        ("PUT", "/file/f", b"123", ("append", "/f", 200, 3, 2)),
+        ("GET", "/file/f", None, ("download", "/f", 200, 0, 7)),
+        ("HEAD", "/file/f", None, ("download", "/f", 200, 0, 0)),
+        ("GET", "/file/f/wc", None, ("count", "/f", 200, 0, 1)),
+        ("GET", "/file/", None, ("list", "/", 200, 0, 2)),
+        ("GET", "/file/%E6%B0%94", None, ("download", "/气", 404, 0, None)),
+        ("GET", "/file/%0A", None, ("download", "/file/%0A", 400, 0, None)),
+        ("GET", "/file/%FF", None, ("download", "/file/%FF", 400, 0, None)),
+        ("GET", "/nowhere", None, ("none", "/nowhere", 404, 0, None)),
+        ("PATCH", "/file/f", b"x", ("refuse", "/f", 405, 1, None)),
     ],
 )
 @pytest_twisted.ensureDeferred
@@ -188,8 +191,8 @@ async def test_a_request_is_logged_with_all_that_is_known(
     _, body, headers = await nas.fetch(method, path, data=data)
     record = await log.last()
     assert set(record) == FIELDS
-    name, status, bytes_in, bytes_out = expected
-    assert (record["name"], record["status"]) == (name, status)
+    verb, name, status, bytes_in, bytes_out = expected
+    assert (record["verb"], record["name"], record["status"]) == (verb, name, status)
     assert record["bytes_in"] in ((0, bytes_in) if status == 405 else (bytes_in,))
     assert record["bytes_out"] == (len(body) if bytes_out is None else bytes_out)
     assert (record["method"], record["client"]) == (method, "127.0.0.1")
@@ -198,17 +201,64 @@ async def test_a_request_is_logged_with_all_that_is_known(
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"])
     assert [record["id"]] == headers.getRawHeaders("X-Request-ID")
     if status >= 400:
-        assert json.loads(body)["instance"] == f"urn:uuid:{record['id']}"
+        assert json.loads(body)["instance"] == f"#{record['id']}"
 
 
 @pytest_twisted.ensureDeferred
 async def test_every_request_has_an_id_of_its_own(nas: Nas, log: Lines) -> None:
     ids = set()
     for _ in range(5):
-        _, _, headers = await nas.fetch("GET", "/file", headers={"X-Request-ID": "forged"})
+        await nas.fetch("GET", "/file")
         ids.add((await log.last())["id"])
-        assert "forged" not in headers.getRawHeaders("X-Request-ID")
     assert len(ids) == 5
+
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [
+        ({"X-Request-ID": "dag-7.task_3~1"}, "dag-7.task_3~1"),
+        ({"X-Request-ID": "a" * 128}, "a" * 128),
+        ({"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}, TRACE_ID),
+        ({"traceparent": f"01-{TRACE_ID}-00f067aa0ba902b7-01-more"}, TRACE_ID),
+        ({"X-Request-ID": "mine", "traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}, "mine"),
+        ({"X-Request-ID": "no good", "traceparent": f"00-{TRACE_ID}-{'1' * 16}-00"}, TRACE_ID),
+        ({"X-Request-ID": "a" * 129}, None),
+        ({"X-Request-ID": ""}, None),
+        ({"X-Request-ID": 'a"b'}, None),
+        ({"X-Request-ID": "a\tb"}, None),
+        ({"X-Request-ID": "é"}, None),
+        ({"X-Request-ID": ["one", "two"]}, None),
+        ({"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": f"ff-{TRACE_ID}-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": f"00-{TRACE_ID.upper()}-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7"}, None),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_request_has_the_id_that_its_client_gave_it_if_that_is_good(
+    nas: Nas, log: Lines, sent: dict[str, Any], taken: str | None
+) -> None:
+    lines = b"".join(
+        f"{name}: {value}\r\n".encode()
+        for name, values in sent.items()
+        for value in ([values] if isinstance(values, str) else values)
+    )
+    answer = await nas.talk(
+        b"GET /file/none HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + lines + b"\r\n"
+    )
+    head, _, body = answer.partition(b"\r\n\r\n")
+    found = re.search(rb"^X-Request-ID: (.*?)\r?$", head, re.I | re.M)
+    assert found is not None
+    answered = found[1].decode()
+    assert (await log.last())["id"] == answered
+    assert json.loads(body)["instance"] == f"#{answered}"
+    if taken is None:
+        assert uuid.UUID(answered).version == 4
+    else:
+        assert answered == taken
 
 
 @pytest.mark.parametrize("raw", ["a\x85b", "a\u2028b", "\u202egpj", 'a", "status": 1'])
@@ -283,7 +333,7 @@ async def test_a_request_that_breaks_off_in_its_framing_is_logged_as_refused(
     assert answer.startswith(b"HTTP/1.1 400 ")
     record = await log.last()
     assert (record["ended"], record["status"], record["name"]) == ("refused", 400, "/f")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["instance"] == f"urn:uuid:{record['id']}"
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["instance"] == f"#{record['id']}"
     assert not (nas.root / "f").exists()
 
 

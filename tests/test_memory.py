@@ -1,4 +1,4 @@
-"""1 GiB up and 1 GiB down move the daemon's memory by less than 40 MiB over its idle size."""
+"""Gigabytes up and down move the daemon's memory by less than 40 MiB over its idle size."""
 
 from __future__ import annotations
 
@@ -57,3 +57,22 @@ def test_a_gibibyte_up_and_down_takes_little_memory(tmp_path: Path) -> None:
             f"{down / MIB:.1f}, append {appended / MIB:.1f} MiB, for {SIZE / MIB:.0f} MiB each"
         )
         assert max(up, down, appended) < MOST
+
+
+def test_a_form_of_600_mebibytes_takes_little_memory(tmp_path: Path) -> None:
+    sizes = {"small": 50 * MIB, "big": 500 * MIB, "last": 50 * MIB}
+    for name, size in sizes.items():
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    fields = " ".join(f"-F 'file=@{tmp_path / name}'" for name in sizes)
+    with twistd(tmp_path / "root") as daemon:
+        curl(f"curl -sS {daemon.url}/file")
+        idle = daemon.memory()
+        took = peak_during(daemon, lambda: curl(f"curl -sSf {fields} {daemon.url}/files/")) - idle
+        for name, size in sizes.items():
+            assert (tmp_path / "root" / name).stat().st_size == size
+        total = sum(sizes.values())
+        print(
+            f"\nidle {idle / MIB:.0f} MiB; over that: {took / MIB:.1f} MiB, for {total / MIB:.0f}"
+        )
+        assert took < MOST

@@ -13,9 +13,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT, TWISTD, connect, receive_all, receive_answer, twistd, wait_until
+from tests.harness import (
+    ROOT,
+    TWISTD,
+    connect,
+    receive_all,
+    receive_answer,
+    talk,
+    twistd,
+    wait_until,
+)
 
-OPTIONS = ["--listen", "--storage", "--durability", "--max-upload", "--stall", "--drain"]
+OPTIONS = [
+    "--listen",
+    "--storage",
+    "--durability",
+    "--max-upload",
+    "--stall",
+    "--drain",
+    "--headroom",
+    "--cors-origins",
+    "--hosts",
+]
 VARIABLES = [
     "HTTPNAS_LISTEN",
     "PORT",
@@ -24,6 +43,9 @@ VARIABLES = [
     "HTTPNAS_MAX_UPLOAD",
     "HTTPNAS_STALL",
     "HTTPNAS_DRAIN",
+    "HTTPNAS_HEADROOM",
+    "HTTPNAS_CORS_ORIGINS",
+    "HTTPNAS_HOSTS",
 ]
 
 
@@ -173,8 +195,18 @@ def test_a_transfer_that_runs_at_a_signal_is_finished(
         with _begin_upload(daemon.port) as client:
             daemon.process.send_signal(number)
             wait_until(lambda: "draining" in daemon.log())
-            with pytest.raises(ConnectionRefusedError):
-                connect(daemon.port)
+            for path, told in (
+                ("/file/other", b"stopping"),
+                ("/file", b"stopping"),
+                ("/ready", b"The daemon is stopping."),
+                ("/metrics", b"httpnas_draining 1.0"),
+                ("/health", b"alive"),
+            ):
+                answer = talk(daemon.port, [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()])
+                refused = path not in ("/metrics", "/health")
+                assert answer.startswith(b"HTTP/1.1 503 " if refused else b"HTTP/1.1 200 ")
+                assert told in answer and b"\r\nConnection: close\r\n" in answer
+                assert (b"\r\nRetry-After: " in answer) == refused
             assert idle.recv(1) == b"", "an idle connection is closed at once"
             client.sendall(b"half")
             status, headers, _ = receive_answer(client)
@@ -285,3 +317,29 @@ def test_another_user_is_refused_as_it_comes_too_late(tmp_path: Path, option: st
     ended = run(tmp_path, "-n", "--pidfile=", option, "httpnas")
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_daemon_that_is_asked_without_pause_stops_all_the_same(tmp_path: Path) -> None:
+    stopped = threading.Event()
+
+    def ask_on(port: int) -> None:
+        while not stopped.is_set():
+            try:
+                talk(port, [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+            except OSError:
+                pass
+
+    with twistd(tmp_path / "root", "--drain=9") as daemon, _begin_upload(daemon.port) as client:
+        askers = [threading.Thread(target=ask_on, args=(daemon.port,)) for _ in range(4)]
+        for asker in askers:
+            asker.start()
+        try:
+            daemon.terminate()
+            wait_until(lambda: "draining" in daemon.log())
+            client.sendall(b"half")
+            assert receive_answer(client)[0] == 200
+            assert daemon.process.wait(timeout=5) == 0, "well before the drain time is over"
+        finally:
+            stopped.set()
+            for asker in askers:
+                asker.join()

@@ -19,16 +19,18 @@ def log_request(request: StreamingRequest) -> None:
 def record(request: StreamingRequest) -> dict[str, Any]:
     """Return what is worth knowing of *request*.
 
-    ``id``, ``client`` (address), ``method``, ``name`` (of the file or folder, or the path as it
-    was sent when it is none), ``status`` (None when nothing was answered), ``bytes_in`` and
-    ``bytes_out`` (of the bodies), ``seconds`` (from its first line to its end) and ``ended``
-    (``answered``, ``refused``, ``client gone``, ``client too slow``, ``failed``).
+    ``id``, ``client`` (address), ``method``, ``verb`` (what it does, as in the metrics), ``name``
+    (of the file or folder, or the path as it was sent when it is none), ``status`` (None when
+    nothing was answered), ``bytes_in`` and ``bytes_out`` (of the bodies), ``seconds`` (from its
+    first line to its end) and ``ended`` (``answered``, ``refused``, ``client gone``, ``client too
+    slow``, ``failed``).
     """
     name = request.path if request.name is None else b"/" + request.name
     return {
         "id": request.id,
         "client": getattr(request.client, "host", None),
         "method": request.method.decode("ascii", "replace"),
+        "verb": request.verb,
         "name": name.decode("utf-8", "replace"),
         "status": request.code if request.answered else None,
         "bytes_in": request.body.received,

@@ -32,6 +32,7 @@ class Body:
     :param length: bytes announced, None for a chunked body.
     :param network: what is paused when nobody takes the body.
     :param invite: tells the client that its body is wanted.
+    :ivar limit: bytes it may have at the most, None for any number.
     :ivar received: bytes that have come so far.
     :ivar ended: whether all of it has come.
     :ivar failure: why it was given up, if it was.
@@ -41,12 +42,12 @@ class Body:
         self, length: int | None, network: IPushProducer, invite: Callable[[], None]
     ) -> None:
         self.length = length
+        self.limit: int | None = None
         self.received = 0
         self.ended = False
         self.paused = False
         self._network = network
         self._invite = invite
-        self._limit: int | None = None
         self._held: list[bytes] = []
         self._consumer: IConsumer | None = None
         self._delivered: Deferred[None] | None = None
@@ -55,16 +56,14 @@ class Body:
 
     # For handlers
 
-    def deliver_to(self, consumer: IConsumer, limit: int | None = None) -> Deferred[None]:
+    def deliver_to(self, consumer: IConsumer) -> Deferred[None]:
         """Ask the client for the body and give it to *consumer* as it comes.
 
-        :param limit: bytes it may have at the most.
         :return: fires when the consumer has been given all of it, or has stopped it.
         :raises BodyCutShort: through the Deferred, as the following.
-        :raises BodyTooLarge: the consumer has been given no more than *limit*.
+        :raises BodyTooLarge: the consumer has been given no more than :attr:`limit`.
         :raises BodyTooSlow:
         """
-        self._limit = limit
         if self.failure is not None:
             return fail(self.failure)
         if not self.ended:
@@ -74,7 +73,7 @@ class Body:
         consumer.registerProducer(self, True)
         self.resumeProducing()
         held, self._held = self._held, []
-        if limit is not None and self.received > limit:
+        if self._is_too_large():
             self.fail(BodyTooLarge())
         else:
             for chunk in held:
@@ -112,10 +111,13 @@ class Body:
         if self._consumer is None:
             if self._delivered is None and not self._dropping:
                 self._hold(chunk)
-        elif self._limit is not None and self.received > self._limit:
+        elif self._is_too_large():
             self.fail(BodyTooLarge())
         else:
             self._consumer.write(chunk)
+
+    def _is_too_large(self) -> bool:
+        return self.limit is not None and self.received > self.limit
 
     def _hold(self, chunk: bytes) -> None:
         self._held.append(chunk)
@@ -153,7 +155,7 @@ class Body:
 
 @implementer(IConsumer)
 class Collected:
-    """Takes a short body as a whole; the limit given to :meth:`Body.deliver_to` bounds it."""
+    """Takes a short body as a whole; :attr:`Body.limit` bounds it."""
 
     def __init__(self) -> None:
         self.bytes = b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from uuid import uuid4
 
 from httpnas.storage.facts import Facts
 from httpnas.storage.store import StoredFile
@@ -74,7 +75,8 @@ async def _send(
     if request.method == b"HEAD":
         request.finish()
         return
-    await send(exchange, request, _source(file, part))
+    with exchange.trace.transfer(request, "download", name, lambda: request.sentLength):
+        await send(exchange, request, _source(file, part))
 
 
 def _describe(request: StreamingRequest, version: Version) -> None:
@@ -116,7 +118,7 @@ def _partial(
         return None
     if not conditions.range_applies(entity_tag(version), modified(version)):
         return None
-    return partial_content(field, version.size, kind, request.id.encode())
+    return partial_content(field, version.size, kind, uuid4().hex.encode())
 
 
 def _announce(
@@ -142,13 +144,16 @@ def _source(file: StoredFile, part: PartialContent | None) -> Source:
 
 
 async def send(exchange: Exchange, request: StreamingRequest, source: Source) -> None:
-    """Send *source* as the body of the answer, whose headers are set."""
+    """Send *source* as the body of the answer, whose headers are set.
+
+    :raises ConsumerGone: when the client went away before it had all of it.
+    """
     if request.gone:
-        return
+        raise ConsumerGone("the client went away before the download")
     try:
         await Sender(exchange.disk).beginFileTransfer(source, request)
     except ConsumerGone:
         # The connection may still be on its way to the end, and this must not look like an answer.
         request.abort("client gone" if request.ended_by == "answered" else request.ended_by)
-        return
+        raise
     request.finish()

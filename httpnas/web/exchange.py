@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -19,21 +18,27 @@ from httpnas.transfer.turns import Turns
 from httpnas.web.conditions import Conditions
 from httpnas.web.problems import Problem
 from httpnas.web.streaming import StreamingRequest
+from httpnas.web.trace import Trace
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Exchange:
     """What the doors share.
 
-    :ivar max_upload: bytes a body may have, None for any number.
+    :param max_upload: bytes a body may have, None for any number.
+    :ivar probe: looks whether the storage can be written to.
+    :ivar space: looks how much there is of what files take.
     """
 
-    storage: Storage
-    disk: Disk
-    max_upload: int | None = None
-    turns: Turns = field(default_factory=Turns)
+    def __init__(self, storage: Storage, disk: Disk, max_upload: int | None = None) -> None:
+        self.storage = storage
+        self.disk = disk
+        self.max_upload = max_upload
+        self.turns = Turns()
+        self.trace = Trace()
+        self.probe = disk.shared(storage.probe)
+        self.space = disk.shared(storage.space)
 
     async def open(self, name: bytes) -> StoredFile | Folder:
         """Open *name* for reading, without a thread when nothing has to be waited for."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace as replace_fields
-
-from klein import Klein
-from twisted.internet.defer import TimeoutError
+from functools import partial
 
 from httpnas.storage.errors import IsFolder, NameTaken, StorageError
 from httpnas.storage.facts import Facts
@@ -18,10 +16,10 @@ from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, conditions_of, entity_tag, write_check
 from httpnas.web.listings import send_listing
 from httpnas.web.names import BadName, decode_name, split_verb
-from httpnas.web.problems import RETRY_AFTER, Problem
-from httpnas.web.routing import route
+from httpnas.web.problems import Problem, busy
+from httpnas.web.routing import Router
 from httpnas.web.streaming import StreamingRequest
-from httpnas.web.uploads import append, refuse_early, replace
+from httpnas.web.uploads import admit, append, replace
 
 _DOOR = b"file"
 _VERBS = frozenset({b"wc", b"mv"})
@@ -33,8 +31,6 @@ _METHODS = {
 _HEALTH_METHODS = "GET, HEAD, OPTIONS"
 #: Bytes of the document that tells where to move to.
 _MOVE = 64 << 10
-#: Seconds in which the storage must answer to be healthy.
-_PROBE = 5.0
 
 
 class FileDoor:
@@ -46,36 +42,36 @@ class FileDoor:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
-    def mount(self, app: Klein) -> None:
-        """Add the routes to *app*."""
-        route(app, "/file", ["GET"], self.health)
-        route(app, "/file/<rest:_>", ["GET"], self.get)
-        route(app, "/file/<rest:_>", ["POST"], self.post)
-        route(app, "/file/<rest:_>", ["PUT"], self.put)
-        route(app, "/file/<rest:_>", ["DELETE"], self.delete)
-        route(app, "/file/<rest:_>", ["OPTIONS"], self.options)
-        route(app, "/file", ["OPTIONS"], self.options)
-        route(app, "/file/<rest:_>", None, self.refuse)
+    def mount(self, router: Router) -> None:
+        """Add the routes to *router*."""
+        add = partial(router.add, "file")
+        add("/file", ["GET"], self.health)
+        add("/file/<rest:_>", ["GET"], self.download)
+        add("/file/<rest:_>", ["POST"], self.upload)
+        add("/file/<rest:_>", ["PUT"], self.append)
+        add("/file/<rest:_>", ["DELETE"], self.delete)
+        add("/file/<rest:_>", ["OPTIONS"], self.options)
+        add("/file", ["OPTIONS"], self.options)
+        add("/file/<rest:_>", None, self.refuse)
 
     async def health(self, request: StreamingRequest) -> None:
         """Tell whether the storage can be written to."""
         try:
-            probed = self._exchange.disk.run(self._exchange.storage.probe)
-            await probed.addTimeout(_PROBE, request.site.reactor)
-        except (StorageError, TimeoutError) as error:
-            raise Problem(
-                503, f"The storage can not be written to: {error}.", Retry_After=str(RETRY_AFTER)
-            ) from error
+            await self._exchange.probe.ask()
+        except StorageError as error:
+            raise busy(f"The storage can not be written to: {error}.") from error
         answer(request)
 
-    async def get(self, request: StreamingRequest) -> None:
+    async def download(self, request: StreamingRequest) -> None:
         """Send a file, list a folder, or count lines."""
         verb = _name(request, None, b"wc")
         assert request.name is not None
         opened = await self._exchange.open(request.name)
         if verb:
+            request.verb = "count"
             await self._count(request, opened)
         elif isinstance(opened, Folder):
+            request.verb = "list"
             await send_listing(self._exchange, request, request.name, opened, _VERBS)
         else:
             await send_file(self._exchange, request, request.name, opened)
@@ -97,16 +93,17 @@ class FileDoor:
 
         return await self._exchange.known(request, file, lambda facts: facts.lines, count)
 
-    async def post(self, request: StreamingRequest) -> None:
+    async def upload(self, request: StreamingRequest) -> None:
         """Create or replace a file."""
         _name(request, None)
         version = await replace(self._exchange, request, request.name or b"")
         request.setHeader(b"ETag", entity_tag(version))
         answer(request)
 
-    async def put(self, request: StreamingRequest) -> None:
+    async def append(self, request: StreamingRequest) -> None:
         """Append to a file, or move a file or folder."""
         if _name(request, None, b"mv") or _is_json(request):
+            request.verb = "move"
             await self._move(request, request.name or b"")
             return
         version = await append(self._exchange, request, request.name or b"")
@@ -116,7 +113,7 @@ class FileDoor:
 
     async def _move(self, request: StreamingRequest, name: bytes) -> None:
         exchange = self._exchange
-        refuse_early(request, None)
+        admit(request, None)
         conditions = conditions_of(request)
         create_only = conditions.create_only
         # Whether something may be replaced concerns the new name; the rest concerns the old one.
@@ -124,19 +121,21 @@ class FileDoor:
         await exchange.disk.run(exchange.storage.begin_move, name, check)
         if (request.body.length or 0) > _MOVE:
             raise _not_a_move()
+        request.body.limit = _MOVE
         document = Collected()
         try:
-            await request.body.deliver_to(document, _MOVE)
+            await request.body.deliver_to(document)
         except BodyTooLarge as error:
             raise _not_a_move() from error
         target = _target(document.bytes)
-        async with exchange.turns.take(name):
-            try:
-                await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
-            except NameTaken as error:
-                if create_only:
-                    raise Problem(412, "Something has the new name already.") from error
-                raise
+        with exchange.trace.transfer(request, "move", name, to=target):
+            async with exchange.turns.take(name):
+                try:
+                    await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
+                except NameTaken as error:
+                    if create_only:
+                        raise Problem(412, "Something has the new name already.") from error
+                    raise
         answer(request)
 
     async def delete(self, request: StreamingRequest) -> None:
@@ -144,8 +143,9 @@ class FileDoor:
         _name(request, None)
         name, exchange = request.name or b"", self._exchange
         check = write_check(conditions_of(request))
-        async with exchange.turns.take(name):
-            aside = await exchange.disk.run(exchange.storage.remove, name, check)
+        with exchange.trace.transfer(request, "delete", name):
+            async with exchange.turns.take(name):
+                aside = await exchange.disk.run(exchange.storage.remove, name, check)
         answer(request)
         if aside is not None:
             exchange.disk.chore(exchange.storage.reclaim(aside))

@@ -6,7 +6,7 @@ Twisted takes more than is good here, and answers all it refuses with 400. This 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import quote_from_bytes
 
 #: Bytes of a request line, bytes and number of all header lines together.
@@ -17,6 +17,10 @@ HEADER_LINES = 100
 _ASCII = bytes(range(128)).decode()
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
+
+#: What can stand in a URI reference, a header and a log line without being escaped.
+_IDENTITY = re.compile(rb"[A-Za-z0-9._~-]{1,128}\Z")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?\Z")
 
 
 class HeadRefused(Exception):
@@ -97,6 +101,22 @@ def check_whole(hosts: Sequence[bytes], expects: Sequence[bytes], version: bytes
         raise HeadRefused(400, "The Host header names no host.")
     if any(expect.lower() != b"100-continue" for expect in expects):
         raise HeadRefused(417, "The only expectation understood is 100-continue.")
+
+
+def identity_of(get: Callable[[bytes, Sequence[bytes]], Sequence[bytes]]) -> str | None:
+    """Return what the client, or a proxy before it, calls its request, None if it says nothing.
+
+    That is a good X-Request-ID, else the trace-id of a traceparent (W3C Trace Context section
+    3.2).
+
+    :param get: gives the values of all field lines of a name, or what it is given besides.
+    """
+    named = get(b"X-Request-ID", [])
+    if len(named) == 1 and _IDENTITY.match(named[0]):
+        return named[0].decode()
+    traced = get(b"traceparent", [])
+    found = _TRACEPARENT.match(traced[0]) if len(traced) == 1 else None
+    return found[1].decode() if found is not None and found[1].strip(b"0") else None
 
 
 def is_persistent(connection: Sequence[bytes], version: bytes) -> bool:

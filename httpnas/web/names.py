@@ -46,7 +46,24 @@ def decode_name(raw: bytes) -> bytes:
     """
     if len(raw) > _MAX_RAW:
         raise _too_long()
-    components = [component for component in _unescape(raw).split(b"/") if component]
+    if _BAD_ESCAPE.search(raw):
+        raise BadName("The name has a % that is not followed by two hexadecimal digits.")
+    return check_name(unquote_to_bytes(raw))
+
+
+def check_name(spelled: bytes) -> bytes:
+    """Return the name that *spelled*, which is not percent-encoded, means.
+
+    :raises BadName: as :func:`decode_name`, but for escapes, which mean nothing here.
+    :raises NameTooLong: for more than :data:`MAX_NAME` bytes.
+    """
+    if _CONTROL.search(spelled):
+        raise BadName("The name has a control character in it.")
+    try:
+        spelled.decode("utf-8", "strict")
+    except UnicodeDecodeError:
+        raise BadName("The name is not valid UTF-8.") from None
+    components = [component for component in spelled.split(b"/") if component]
     name = b"/".join(components)
     if len(name) > MAX_NAME:
         raise _too_long()
@@ -94,19 +111,6 @@ def path_of(target: bytes) -> bytes:
     if absolute is None:
         return path
     return path[absolute.end() :] or b"/"
-
-
-def _unescape(raw: bytes) -> bytes:
-    if _BAD_ESCAPE.search(raw):
-        raise BadName("The name has a % that is not followed by two hexadecimal digits.")
-    decoded = unquote_to_bytes(raw)
-    if _CONTROL.search(decoded):
-        raise BadName("The name has a control character in it.")
-    try:
-        decoded.decode("utf-8", "strict")
-    except UnicodeDecodeError:
-        raise BadName("The name is not valid UTF-8.") from None
-    return decoded
 
 
 def _check_component(component: bytes) -> None:

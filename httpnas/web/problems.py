@@ -13,6 +13,7 @@ from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
 from httpnas.web.body import BodyTooLarge, BodyTooSlow
 from httpnas.web.digests import BadDigestField
+from httpnas.web.multipart import BadForm
 from httpnas.web.names import BadName, NameTooLong
 from httpnas.web.ranges import RangeNotSatisfiable
 
@@ -36,6 +37,18 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.members: dict[str, object] = {}
+
+    def extended(self, **members: object) -> Problem:
+        """Return the same refusal with *members* of its own (RFC 9457 section 3.2)."""
+        problem = Problem(self.status, self.detail, **self.headers)
+        problem.members = members
+        return problem
+
+
+def busy(detail: str) -> Problem:
+    """Return the refusal of what may be had a little later."""
+    return Problem(503, detail, Retry_After=str(RETRY_AFTER))
 
 
 #: Fields that tell of a file, and must not tell of a problem.
@@ -52,6 +65,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (BadName, 400, "{error}"),
     (NameTooLong, 414, "{error}"),
     (BadDigestField, 400, "{error}"),
+    (BadForm, 400, "{error}"),
     (BodyTooSlow, 408, "The body did not move on for too long; send it again."),
     (BodyTooLarge, 413, "The body is larger than the server takes."),
     (errors.BadNameForFileSystem, 400, "The file system does not take this name."),
@@ -90,8 +104,8 @@ def problem_of(error: BaseException) -> Problem | None:
         error = errors.translate(error)
     for kind, status, detail in _TABLE:
         if isinstance(error, kind):
-            retry = {"Retry_After": str(RETRY_AFTER)} if status == 503 else {}
-            return Problem(status, detail.format(error=error), **retry)
+            shown = detail.format(error=error)
+            return busy(shown) if status == 503 else Problem(status, shown)
     return None
 
 
@@ -100,23 +114,24 @@ def phrase(status: int) -> bytes:
     return HTTPStatus(status).phrase.encode()
 
 
-def document(status: int, detail: str, identity: str) -> bytes:
+def document(problem: Problem, identity: str) -> bytes:
     """Return a problem document (RFC 9457 section 3).
 
     :param identity: of the request, as the log has it.
     """
     members = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": f"urn:uuid:{identity}",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": f"#{identity}",
+        **problem.members,
     }
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
 
 
-def answer(request: StreamingRequest, status: int, detail: str, **headers: str) -> None:
-    """Answer *request* with a problem document, or cut it off when its answer has begun."""
+def answer(request: StreamingRequest, problem: Problem) -> None:
+    """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
     if request.gone or request.finished:
         return
     if request.startedWriting:
@@ -124,11 +139,11 @@ def answer(request: StreamingRequest, status: int, detail: str, **headers: str) 
         return
     for stale in _OF_THE_FILE:
         request.responseHeaders.removeHeader(stale)
-    body = document(status, detail, request.id)
-    request.setResponseCode(status, phrase(status))
+    body = document(problem, request.id)
+    request.setResponseCode(problem.status, phrase(problem.status))
     request.setHeader(b"Content-Type", b"application/problem+json")
     request.setHeader(b"Content-Length", b"%d" % len(body))
-    for name, value in headers.items():
+    for name, value in problem.headers.items():
         request.setHeader(name.encode(), value.encode())
     request.write(body)
     request.finish()

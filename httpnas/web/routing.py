@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import re
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from klein import Klein
+from klein.resource import KleinResource
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,7 +18,7 @@ from werkzeug.routing import BaseConverter
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
 from httpnas.web.body import BodyCutShort
-from httpnas.web.problems import Problem, problem_of
+from httpnas.web.problems import Problem, busy, problem_of
 from httpnas.web.streaming import StreamingRequest
 
 _log = Logger()
@@ -32,47 +34,105 @@ class _Rest(BaseConverter):
     part_isolating = False
 
 
-def make_app() -> Klein:
-    """Return an application without routes, which turns every error into a problem document."""
-    app = Klein()
-    app.url_map.converters["rest"] = _Rest
-    app.url_map.merge_slashes = False
-    app.handle_errors(Exception)(_failed)
-    return app
+#: What is answered even while the daemon is stopping.
+_TO_THE_END = ("operations", "page")
+#: What orchestrators ask by address, and what tells nothing of files.
+_PROBES = ("health", "ready")
+_PORT = re.compile(rb":[0-9]*\Z")
+#: Fields that a page of another site may read of an answer, besides those that it always may.
+_EXPOSED = (
+    b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, "
+    b"Retry-After, Upload-Offset, X-Request-ID"
+)
+#: Methods that pages of other sites may use; which of them a name takes, its door says.
+_SHARED = b"DELETE, GET, HEAD, POST, PUT"
+#: Seconds for which a browser may remember what a preflight was answered.
+_PREFLIGHT = b"600"
 
 
-def route(app: Klein, rule: str, methods: Sequence[str] | None, handler: Handler) -> None:
-    """Let *handler* answer requests for *rule* by *methods* (None: any that is left).
+class Router:
+    """The routes of all doors, and what is checked before any of them.
 
-    It runs to its end even when the client goes away in between: what waits for the client
-    fails then, and everything else is worth finishing.
+    :param origins: of sites whose pages may use every door (the CORS protocol of the Fetch
+        standard), as browsers spell them in Origin.
+    :param hosts: the names that the daemon answers to, none for any: a page whose own name was
+        made to point here (DNS rebinding) still asks for its own.
     """
 
-    def endpoint(request: StreamingRequest, **_: object) -> Deferred[None]:
-        if not request.path.startswith(b"/"):
-            raise _nothing_here()
-        if not request.method.isupper():  # the router does not tell delete from DELETE
-            raise Problem(501, "There is no such method; their names are case-sensitive.")
-        _refuse_cross_site(request)
-        return request.site.handle(handler(request))
+    def __init__(self, origins: Collection[bytes] = (), hosts: Collection[bytes] = ()) -> None:
+        self._origins = frozenset(origins)
+        self._hosts = frozenset(hosts)
+        self._app = Klein()
+        self._app.url_map.converters["rest"] = _Rest
+        self._app.url_map.merge_slashes = False
+        self._app.handle_errors(Exception)(_failed)
 
-    endpoint.__name__ = f"{handler.__qualname__} {rule}"
-    app.route(rule, methods=methods, strict_slashes=False)(endpoint)
+    def resource(self) -> KleinResource:
+        """Return what answers requests; every error becomes a problem document."""
+        return self._app.resource()
+
+    def add(self, door: str, rule: str, methods: Sequence[str] | None, handler: Handler) -> None:
+        """Let *handler* answer requests for *rule* by *methods* (None: any that is left).
+
+        It runs to its end even when the client goes away in between: what waits for the client
+        fails then, and everything else is worth finishing.
+
+        :param door: what the rule belongs to, for metrics; the verb is the handler's name until
+            it knows better.
+        """
+
+        def endpoint(request: StreamingRequest, **_: object) -> Deferred[None]:
+            request.door, request.verb = door, handler.__name__
+            if not request.path.startswith(b"/"):
+                raise _nothing_here()
+            if not request.method.isupper():  # the router does not tell delete from DELETE
+                raise Problem(501, "There is no such method; their names are case-sensitive.")
+            if request.verb not in _PROBES:
+                self._admit_host(request)
+            self._admit_origin(request)
+            if request.site.draining and door not in _TO_THE_END:
+                raise busy("The daemon is stopping; another may take its place soon.")
+            return request.site.handle(handler(request))
+
+        endpoint.__name__ = f"{handler.__qualname__} {rule}"
+        self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
+
+    def _admit_host(self, request: StreamingRequest) -> None:
+        host = (request.getHeader(b"Host") or b"").lower()
+        if self._hosts and _PORT.sub(b"", host) not in self._hosts:
+            raise Problem(421, "The daemon does not answer to this host's name.")
+
+    def _admit_origin(self, request: StreamingRequest) -> None:
+        """Keep pages of other sites from changing things through their visitors' browsers.
+
+        Browsers say where a request comes from (Fetch Metadata, and the Origin field of the
+        Fetch standard); other clients say nothing.
+        """
+        origin = request.getHeader(b"Origin")
+        if self._origins:
+            request.setHeader(b"Vary", b"Origin")
+        if origin in self._origins:
+            _share(request, origin)
+        elif request.method not in _SAFE and _is_cross_site(request, origin):
+            raise Problem(403, "A page of another site may not change anything here.")
 
 
-def _refuse_cross_site(request: StreamingRequest) -> None:
-    """Keep other sites' pages from changing things through their visitors' browsers.
+def _share(request: StreamingRequest, origin: bytes) -> None:
+    """Tell the browser that pages of *origin* may see the answer."""
+    request.setHeader(b"Access-Control-Allow-Origin", origin)
+    request.setHeader(b"Access-Control-Expose-Headers", _EXPOSED)
+    if request.method == b"OPTIONS" and request.getHeader(b"Access-Control-Request-Method"):
+        request.setHeader(b"Access-Control-Allow-Methods", _SHARED)
+        request.setHeader(b"Access-Control-Max-Age", _PREFLIGHT)
+        wanted = request.getHeader(b"Access-Control-Request-Headers")
+        if wanted:
+            request.setHeader(b"Access-Control-Allow-Headers", wanted)
 
-    Browsers say where a request comes from (Fetch Metadata, and the Origin field of the Fetch
-    standard); other clients say nothing.
-    """
-    if request.method in _SAFE:
-        return
+
+def _is_cross_site(request: StreamingRequest, origin: bytes | None) -> bool:
     site = request.getHeader(b"Sec-Fetch-Site")
-    origin = request.getHeader(b"Origin")
     foreign = origin is not None and _authority(origin) != (request.getHeader(b"Host") or b"")
-    if site in (b"cross-site", b"same-site") or foreign:
-        raise Problem(403, "A page of another site may not change anything here.")
+    return foreign or site in (b"cross-site", b"same-site")
 
 
 def _authority(origin: bytes) -> bytes:
@@ -91,7 +151,7 @@ def _failed(request: Any, failure: Failure) -> None:
     if problem is None or problem.status == 500:
         _log.failure("request {id} failed", failure, id=request.id)
         problem = problem or Problem(500, "The server failed to answer; its log says why.")
-    problems.answer(request, problem.status, problem.detail, **problem.headers)
+    problems.answer(request, problem)
 
 
 def _of_routing(error: HTTPException) -> Problem:

@@ -27,7 +27,7 @@ chunk; until that is built only HTTP/1.1 is offered.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -41,6 +41,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import IResource
 from zope.interface import provider
 
+from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
 from httpnas.web.body import Body, BodyCutShort, BodyTooSlow
 from httpnas.web.head import (
@@ -49,10 +50,12 @@ from httpnas.web.head import (
     check_field_line,
     check_framing,
     check_whole,
+    identity_of,
     is_persistent,
     line_too_long,
 )
 from httpnas.web.names import path_of
+from httpnas.web.problems import Problem
 
 #: Bytes read from a socket at a time: four times Twisted's own, and uploads a fifth faster.
 READ = 256 << 10
@@ -86,8 +89,11 @@ class StreamingRequest(server.Request):
 
     :ivar body: its :class:`Body`.
     :ivar id: what it is called in logs and answers.
-    :ivar began: when, by the reactor's clock.
+    :ivar began: when, by the reactor's clock; and :attr:`first_byte`, when it began to be
+        answered.
     :ivar query: what stands behind the question mark of its target.
+    :ivar door: the group of routes that it came to, and :attr:`verb`, what is done there; both
+        are ``none`` when there is no such route.
     :ivar name: what it is about, once the door has found that out; for the log.
     :ivar ended_by: how it ended, for the log.
     """
@@ -97,6 +103,7 @@ class StreamingRequest(server.Request):
     channel: StreamingChannel | None = None  # type: ignore[assignment]
     site: StreamingSite
     body: Body
+    door = verb = "none"
     ended_by = "answered"
 
     def __init__(self, channel: StreamingChannel, **kwargs: Any) -> None:
@@ -104,6 +111,7 @@ class StreamingRequest(server.Request):
         self.site = channel.site
         self.id = str(uuid.uuid4())
         self.began = self.site.reactor.seconds()
+        self.first_byte: float | None = None
         self.path = self.query = b""
         self.name: bytes | None = None
         self._expects = False
@@ -129,6 +137,7 @@ class StreamingRequest(server.Request):
         self.clientproto = channel._version
         self.path, self.query = path_of(self.uri), self.uri.partition(b"?")[2]
         self.args = {}
+        self.id = identity_of(self.requestHeaders.getRawHeaders) or self.id
         self._expects = self.requestHeaders.hasHeader(b"Expect") and self.clientproto == b"HTTP/1.1"
         # Else the channel answers 100 by itself, right after this, even behind a final status.
         self.requestHeaders.removeHeader(b"Expect")
@@ -188,7 +197,9 @@ class StreamingRequest(server.Request):
         if self.method == b"OPTIONS":
             super()._handleStar()
         else:
-            problems.answer(self, 405, "The only request for * is OPTIONS.", Allow="OPTIONS")
+            problems.answer(
+                self, Problem(405, "The only request for * is OPTIONS.", Allow="OPTIONS")
+            )
 
     def getRequestHostname(self) -> bytes:
         """Return a constant: no route depends on the host, and some hosts upset the router."""
@@ -197,7 +208,7 @@ class StreamingRequest(server.Request):
     def processingFailed(self, reason: Failure) -> Failure:
         """Answer 500 and log *reason*: an error of ours that no route has caught."""
         self._log.failure("request {id} failed", reason, id=self.id)
-        problems.answer(self, 500, "The server failed to answer; its log says why.")
+        problems.answer(self, Problem(500, "The server failed to answer; its log says why."))
         return reason
 
     # Called by handlers
@@ -209,6 +220,7 @@ class StreamingRequest(server.Request):
     def write(self, data: bytes) -> None:
         """Send *data*, and before it the headers if it is the first."""
         if not self.startedWriting and self.channel is not None:
+            self.first_byte = self.site.reactor.seconds()
             if self._closes_early() or self.site.draining:
                 self.channel.persistent = False
             if not self.channel.persistent:
@@ -313,7 +325,8 @@ class StreamingChannel(http.HTTPChannel):
         return self._phase == self._check_idle
 
     def _check_idle(self, age: float) -> None:
-        if age > self.site.limits.idle:
+        limits = self.site.limits
+        if age > (limits.linger if self.site.draining else limits.idle):
             self.close()
 
     def _check_headers(self, age: float) -> None:
@@ -441,7 +454,7 @@ class StreamingChannel(http.HTTPChannel):
                 "refused {id} with {status}: {detail}", id=identity, status=status, detail=detail
             )
         if not started:
-            body = problems.document(status, detail, identity)
+            body = problems.document(Problem(status, detail), identity)
             self.transport.writeSequence(
                 [
                     b"HTTP/1.1 %d %s\r\n" % (status, problems.phrase(status)),
@@ -507,7 +520,7 @@ class StreamingSite(server.Site):
         self.draining = False
         self._observe = observe
         self._handlers = 0
-        self._empty: Deferred[None] | None = None
+        self._awaited: tuple[Callable[[], bool], Deferred[None]] | None = None
         self._watch = LoopingCall(self._check)
         self._watch.clock = reactor
 
@@ -532,6 +545,11 @@ class StreamingSite(server.Site):
         """Tell the observer that *request* has come to its end."""
         self._observe(request)
 
+    def running(self) -> Iterator[StreamingRequest]:
+        """Yield the requests that have come and not ended."""
+        for channel in self.channels:
+            yield from (request for request in channel.requests if not request.finished)
+
     def getResourceFor(self, request: StreamingRequest) -> IResource:
         """Return the resource; the path goes to it as it was sent, escapes and all."""
         request.prepath = []
@@ -549,7 +567,7 @@ class StreamingSite(server.Site):
 
         def ended(outcome: object) -> None:
             self._handlers -= 1
-            self._note_empty()
+            self._note()
             if not result.called:
                 result.callback(outcome)
             elif isinstance(outcome, Failure) and not _is_expected(outcome):
@@ -558,25 +576,31 @@ class StreamingSite(server.Site):
         running.addBoth(ended)
         return result
 
-    def drain(self, seconds: float) -> Deferred[None]:
+    async def drain(self, seconds: float, stop_listening: Callable[[], Deferred[Any]]) -> None:
         """Let what runs come to its end, and cut off what has not after *seconds*.
 
-        :return: fires when no connection is open and no handler runs.
+        Connections are taken until then, to be told that the site is draining.
         """
         self.draining = True
+        deadline = self.reactor.callLater(seconds, self.abort)
         for channel in list(self.channels):
             if channel.idle:
                 channel.close()
-        self._empty = done = Deferred[None]()
-        deadline = self.reactor.callLater(seconds, self.abort)
+        await self._until(lambda: not self._handlers)
+        await stop_listening()
+        if not deadline.active():
+            self.abort()  # who has come since
+        await self._until(lambda: not self._handlers and not self.channels)
+        if deadline.active():
+            deadline.cancel()
+        self._watch.stop()
 
-        def stop(result: None) -> None:
-            if deadline.active():
-                deadline.cancel()
-            self._watch.stop()
-
-        self._note_empty()
-        return done.addCallback(stop)
+    def _until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        """Return what fires when *condition*, of connections and handlers, holds."""
+        self._awaited = (condition, Deferred[None]())
+        _, done = self._awaited
+        self._note()
+        return done
 
     def abort(self) -> None:
         """Cut every connection."""
@@ -586,17 +610,18 @@ class StreamingSite(server.Site):
     def forget(self, channel: StreamingChannel) -> None:
         """Note that *channel* is closed."""
         self.channels.discard(channel)
-        self._note_empty()
+        self._note()
 
-    def _note_empty(self) -> None:
-        if self._empty is not None and not self.channels and not self._handlers:
-            empty, self._empty = self._empty, None
-            empty.callback(None)
+    def _note(self) -> None:
+        """Look whether what is waited for has come."""
+        if self._awaited is not None and self._awaited[0]():
+            (_, done), self._awaited = self._awaited, None
+            done.callback(None)
 
 
 def _is_expected(failure: Failure) -> bool:
     """Tell whether *failure* is nobody's error: the client's end, or what it would be told."""
-    if failure.check(BodyCutShort, CancelledError):
+    if failure.check(BodyCutShort, ConsumerGone, CancelledError):
         return True
     problem = None if failure.value is None else problems.problem_of(failure.value)
     return problem is not None and problem.status != 500

@@ -12,8 +12,10 @@ from httpnas.storage.errors import NameTaken
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Version
 from httpnas.transfer.sink import Sink
+from httpnas.web.body import Body
 from httpnas.web.digests import HASHES, expected_digests
 from httpnas.web.exchange import Exchange, conditions_of, write_check
+from httpnas.web.multipart import Part
 from httpnas.web.problems import Problem
 from httpnas.web.streaming import StreamingRequest
 
@@ -43,8 +45,8 @@ class DigestCheck:
                 raise Problem(400, f"The {name} digest of the body is not the one announced.")
 
 
-def refuse_early(request: StreamingRequest, max_upload: int | None) -> None:
-    """Refuse a body for what its headers say of it."""
+def admit(request: StreamingRequest, max_upload: int | None) -> None:
+    """Refuse a body for what its headers say of it, and bound what comes."""
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
         raise Problem(
@@ -54,17 +56,34 @@ def refuse_early(request: StreamingRequest, max_upload: int | None) -> None:
         )
     if max_upload is not None and (request.body.length or 0) > max_upload:
         raise Problem(413, f"A body may have {max_upload} bytes.")
+    request.body.limit = max_upload
 
 
 async def replace(exchange: Exchange, request: StreamingRequest, name: bytes) -> Version:
     """Make the body of *request* the content of *name*."""
-    refuse_early(request, exchange.max_upload)
+    admit(request, exchange.max_upload)
     digests = _digest_check(request)
+    return await _replace(exchange, request, name, request.body, digests, request.body.length)
+
+
+async def replace_by_part(
+    exchange: Exchange, request: StreamingRequest, name: bytes, part: Part
+) -> Version:
+    """Make *part* of the body of *request* the content of *name*."""
+    return await _replace(exchange, request, name, part, DigestCheck({}), None)
+
+
+async def _replace(
+    exchange: Exchange,
+    request: StreamingRequest,
+    name: bytes,
+    body: Body | Part,
+    digests: DigestCheck,
+    length: int | None,
+) -> Version:
     conditions = conditions_of(request)
     check = write_check(conditions)
-    upload = await exchange.disk.run(
-        exchange.storage.begin_upload, name, check, request.body.length
-    )
+    upload = await exchange.disk.run(exchange.storage.begin_upload, name, check, length)
 
     def publish() -> Version:
         try:
@@ -72,12 +91,13 @@ async def replace(exchange: Exchange, request: StreamingRequest, name: bytes) ->
         except NameTaken as error:
             raise Problem(412, "Something has this name already.") from error
 
-    return await _store(exchange, request, name, digests, upload, publish)
+    with exchange.trace.transfer(request, "upload", name, lambda: body.received):
+        return await _store(exchange, name, body, digests, upload, publish)
 
 
 async def append(exchange: Exchange, request: StreamingRequest, name: bytes) -> Version:
     """Put the body of *request* behind the end of the file *name*, once for each key."""
-    refuse_early(request, exchange.max_upload)
+    admit(request, exchange.max_upload)
     digests = _digest_check(request)
     expected = _offset(request.getHeader(b"Upload-Offset"))
     check = write_check(conditions_of(request))
@@ -87,20 +107,22 @@ async def append(exchange: Exchange, request: StreamingRequest, name: bytes) -> 
     )
     if isinstance(begun, Version):
         return begun
-    return await _store(
-        exchange, request, name, digests, begun, lambda: begun.commit(check, expected)
-    )
+    body = request.body
+    with exchange.trace.transfer(request, "append", name, lambda: body.received):
+        return await _store(
+            exchange, name, body, digests, begun, lambda: begun.commit(check, expected)
+        )
 
 
 async def _store(
     exchange: Exchange,
-    request: StreamingRequest,
     name: bytes,
+    body: Body | Part,
     digests: DigestCheck,
     target: Upload | Append,
     commit: Callable[[], T],
 ) -> T:
-    """Stream the body into *target*, then *commit* it; *target* is closed in the end."""
+    """Stream *body* into *target*, then *commit* it; *target* is closed in the end."""
 
     def write(chunks: Sequence[bytes]) -> None:
         digests.update(chunks)
@@ -114,7 +136,7 @@ async def _store(
 
     sink = Sink(exchange.disk, write)
     try:
-        await request.body.deliver_to(sink, exchange.max_upload)
+        await body.deliver_to(sink)
         rest = await sink.finish()
     except BaseException:
         await sink.abandon()

@@ -42,6 +42,7 @@ from httpnas.tap import make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.digests import format_digest
 from httpnas.web.exchange import Exchange
+from httpnas.web.metrics import Metrics
 from httpnas.web.streaming import Limits
 from tests import harness
 
@@ -325,7 +326,8 @@ class _Daemon:
     def __init__(self, root: str) -> None:
         self.storage = Storage(root)
         self._disk = _InTurn()
-        self._site = make_site(Clock(), Exchange(self.storage, self._disk), Limits())
+        exchange = Exchange(self.storage, self._disk)
+        self._site = make_site(Clock(), exchange, Limits(), Metrics(), harness.DEFAULTS)
 
     def handle(self, request: Request, transport: StringTransport | None = None) -> None:
         channel = self._site.buildProtocol(None)

@@ -537,7 +537,7 @@ async def test_a_body_larger_than_allowed_is_refused(tmp_path: Path) -> None:
     ("method", "target", "status"),
     [
         (b"TRACE", b"/file/f", 405),
-        (b"TRACE", b"/", 404),
+        (b"TRACE", b"/", 405),
         (b"CONNECT", b"localhost:443", 404),
         (b"CONNECT", b"/file/f", 405),
         (b"PROPFIND", b"/file/", 405),
@@ -550,7 +550,7 @@ async def test_a_body_larger_than_allowed_is_refused(tmp_path: Path) -> None:
         (b"GET", b"http://localhost/file/f", 200),
         (b"GET", b"HTTP://other.example:80/file/f", 200),
         (b"GET", b"https://user:secret@other.example/file/f", 200),
-        (b"GET", b"http://localhost", 404),
+        (b"GET", b"http://localhost", 200),
         (b"GET", b"http:///file/f", 404),
         (b"GET", b"ftp://localhost/file/f", 404),
         (b"GET", b"file/f", 404),

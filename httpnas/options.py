@@ -1,0 +1,227 @@
+"""The options of ``twistd httpnas``, from the command line, the environment or a default."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from twisted.python import usage
+
+from httpnas import __version__
+
+_PORT = 3000
+_ORIGIN = re.compile(rb"https?://[^/?#@\s]+\Z")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class CannotStart(SystemExit, Exception):
+    """The daemon can not run, and has said why.
+
+    A :exc:`SystemExit`, so that Python ends with status 1 and without a traceback; and an
+    :exc:`Exception`, so that ``twistd`` removes its pid file on the way.
+    """
+
+
+def give_up(why: object) -> CannotStart:
+    """Say *why* the daemon can not run, and return what is to be raised."""
+    print(f"httpnas: {why}", file=sys.__stderr__, flush=True)
+    return CannotStart(1)
+
+
+def _bytes(value: str) -> int | None:
+    if not value:
+        return None
+    number, unit = value.strip(), ""
+    if number[-1:].upper() in _UNITS:
+        number, unit = number[:-1], number[-1].upper()
+    if not number.isascii() or not number.isdigit() or len(number) > 19:
+        raise ValueError(f"{value!r} is not a number of bytes (such as 1048576, 512M or 10G)")
+    return int(number) * _UNITS[unit]
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < 1e9:
+        raise ValueError(f"{value!r} is not a number of seconds")
+    return seconds
+
+
+def _positive_seconds(value: str) -> float:
+    seconds = _seconds(value)
+    if not seconds:
+        raise ValueError("0 seconds are too few")
+    return seconds
+
+
+def _names(value: str) -> list[bytes]:
+    if not value.isascii():
+        raise ValueError(f"{value!r} is not ASCII")
+    return [name.lower().encode() for name in value.split()]
+
+
+def _origins(value: str) -> list[bytes]:
+    origins = _names(value)
+    for origin in origins:
+        if not _ORIGIN.match(origin):
+            raise ValueError(f"{origin.decode()!r} is not an origin (such as https://example.org)")
+    return origins
+
+
+def _durability(value: str) -> str:
+    if value not in ("full", "none"):
+        raise ValueError(f"{value!r} is neither full nor none")
+    return value
+
+
+@dataclass(frozen=True)
+class _Option:
+    """An option that takes a value: where it comes from, and what makes it of text."""
+
+    name: str
+    short: str | None
+    variable: str
+    default: str
+    coerce: Callable[[str], object]
+    help: str
+    without: str = "any"
+
+    def parameter(self) -> list[str | None]:
+        """Return what :class:`usage.Options` takes for it."""
+        return [
+            self.name,
+            self.short,
+            None,
+            f"{self.help} [{self.variable}; default: {self.default or self.without}]",
+        ]
+
+    def value(self, given: str | None, environment: Mapping[str, str]) -> object:
+        """Return its value, from the command line, the environment or the default."""
+        source = f"--{self.name}"
+        if given is None and environment.get(self.variable):
+            given, source = environment[self.variable], self.variable
+        try:
+            return self.coerce(self.default if given is None else given)
+        except ValueError as error:
+            raise usage.UsageError(f"{source}: {error}") from error
+
+
+_OPTIONS = (
+    _Option(
+        "storage", "s", "STORAGE_PATH", "./storage", str, "Folder to serve, made when missing."
+    ),
+    _Option(
+        "durability",
+        None,
+        "HTTPNAS_DURABILITY",
+        "full",
+        _durability,
+        "full: what is answered 200 survives a power cut; none: it may not.",
+    ),
+    _Option(
+        "max-upload",
+        None,
+        "HTTPNAS_MAX_UPLOAD",
+        "",
+        _bytes,
+        "Largest body taken, in bytes, or with K, M, G or T.",
+    ),
+    _Option(
+        "stall",
+        None,
+        "HTTPNAS_STALL",
+        "300",
+        _positive_seconds,
+        "Seconds in which a transfer must move 64 KiB, or it is ended.",
+    ),
+    _Option(
+        "drain",
+        None,
+        "HTTPNAS_DRAIN",
+        "30",
+        _seconds,
+        "Seconds that running transfers have after SIGTERM.",
+    ),
+    _Option(
+        "headroom",
+        None,
+        "HTTPNAS_HEADROOM",
+        "0",
+        _bytes,
+        "Free bytes with less of which /ready is red.",
+    ),
+    _Option(
+        "cors-origins",
+        None,
+        "HTTPNAS_CORS_ORIGINS",
+        "",
+        _origins,
+        "Sites whose pages may use the daemon, separated by blanks.",
+        without="none",
+    ),
+    _Option(
+        "hosts",
+        None,
+        "HTTPNAS_HOSTS",
+        "",
+        _names,
+        "Names that the daemon answers to, without ports, separated by blanks.",
+    ),
+)
+
+
+class Options(usage.Options):
+    """The options of ``twistd httpnas``. What is not given is taken from the environment."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serves the files below one folder over HTTP. Each option can be set by the environment "
+        "variable named with it; the option itself comes first."
+    )
+    optParameters: ClassVar[list[list[str | None]]] = [option.parameter() for option in _OPTIONS]
+    compData = usage.Completions(optActions={"storage": usage.CompleteDirs()})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, description: str) -> None:
+        self["listen"].append(description)
+
+    opt_listen.__doc__ = (
+        "Where to listen, as a Twisted endpoint description or a port on loopback; repeatable. "
+        "[HTTPNAS_LISTEN, several separated by blanks, or PORT for another port; default: "
+        f"tcp:{_PORT}:interface=127.0.0.1]"
+    )
+    opt_l = opt_listen
+
+    def opt_version(self) -> None:
+        """Show the version and exit."""
+        print(f"httpnas {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse *options* and the environment; what is wrong ends the daemon with one line."""
+        try:
+            super().parseOptions(options)
+            for option in _OPTIONS:
+                self[option.name] = option.value(self[option.name], os.environ)
+        except usage.UsageError as error:
+            raise give_up(error) from None
+        self["listen"] = self["listen"] or _default_listen(os.environ)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take no arguments."""
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}")
+
+
+def _default_listen(environment: Mapping[str, str]) -> list[str]:
+    given = environment.get("HTTPNAS_LISTEN", "").split()
+    return given or [f"tcp:{environment.get('PORT') or _PORT}:interface=127.0.0.1"]

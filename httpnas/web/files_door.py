@@ -1,0 +1,148 @@
+"""``/files``: the simple-fs dialect, in which forms upload and downloads come as attachments."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from datetime import datetime
+from functools import partial
+from urllib.parse import quote
+
+from httpnas.storage.beneath import refuse_private
+from httpnas.storage.errors import IsFolder
+from httpnas.storage.listing import Folder
+from httpnas.web.digests import expected_digests
+from httpnas.web.downloads import send_file
+from httpnas.web.exchange import Exchange, answer
+from httpnas.web.multipart import Part, Parts, boundary_of
+from httpnas.web.names import BadName, check_name, decode_name
+from httpnas.web.negotiation import listing_format
+from httpnas.web.problems import Problem, problem_of
+from httpnas.web.routing import Router
+from httpnas.web.streaming import StreamingRequest
+from httpnas.web.uploads import admit, replace_by_part
+
+_DOOR = b"files"
+_METHODS = b"GET, HEAD, OPTIONS, POST"
+#: What a filename of Content-Disposition had better not have: other than ASCII; a quote and a
+#: backslash, which ends of different age read differently; a percent sign, which some decode.
+_AMBIGUOUS = re.compile(r'[^ -~]|["\\%]')
+#: For browsers without JavaScript.
+_ACCEPTED = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Stored</title></head>
+<body>
+<p>{message}</p>
+<p><a href="/">Back</a></p>
+</body>
+</html>
+"""
+
+
+class FilesDoor:
+    """The routes of one door.
+
+    :param exchange: what it turns requests into operations with.
+    """
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def mount(self, router: Router) -> None:
+        """Add the routes to *router*."""
+        add = partial(router.add, "files")
+        for rule in ("/files", "/files/<rest:_>"):
+            add(rule, ["GET"], self.download)
+            add(rule, ["POST"], self.upload)
+            add(rule, ["OPTIONS"], self.options)
+
+    async def download(self, request: StreamingRequest) -> None:
+        """Send a file, to be kept and not to be shown."""
+        name = _name(request)
+        opened = await self._exchange.open(name)
+        if isinstance(opened, Folder):
+            self._exchange.close(opened)
+            raise IsFolder("a folder can not be downloaded")
+        request.setHeader(b"Content-Disposition", _attachment(name.rpartition(b"/")[2].decode()))
+        await send_file(self._exchange, request, name, opened)
+
+    async def upload(self, request: StreamingRequest) -> None:
+        """Store every file of a form, in the folder that is named.
+
+        The files that had come whole are kept when the form breaks off.
+        """
+        folder = _name(request)
+        if folder:
+            refuse_private(folder)
+        parts = await self._begin(request)
+        stored: list[str] = []
+        try:
+            while (part := await parts.next()) is not None:
+                if part.filename:
+                    stored.append(await self._store(request, folder, part))
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None:
+                raise
+            raise problem.extended(stored=stored) from error
+        finally:
+            parts.abandon()
+        if not stored:
+            raise Problem(400, "The form has no file: send it as the field 'file', with its name.")
+        _accept(request, f"{', '.join(stored)} upload task submitted.")
+
+    async def _begin(self, request: StreamingRequest) -> Parts:
+        exchange = self._exchange
+        boundary = boundary_of(request.getHeader(b"Content-Type"))
+        if boundary is None:
+            raise Problem(
+                415,
+                "Files come as multipart/form-data here; POST to /file/NAME takes anything.",
+                Accept_Post="multipart/form-data",
+            )
+        admit(request, exchange.max_upload)
+        headers = request.requestHeaders
+        if expected_digests(lambda field: headers.getRawHeaders(field, [])):
+            raise Problem(400, "A digest of a form can not be checked: POST to /file/NAME instead.")
+        await exchange.disk.run(exchange.storage.refuse_full, request.body.length)
+        return Parts(request.body, boundary)
+
+    async def _store(self, request: StreamingRequest, folder: bytes, part: Part) -> str:
+        name = check_name(folder + b"/" + (part.filename or "").encode())
+        if name == folder:
+            raise BadName("A file's name has nothing but slashes.")
+        request.name = name
+        await replace_by_part(self._exchange, request, name, part)
+        return name.decode()
+
+    async def options(self, request: StreamingRequest) -> None:
+        """Tell what can be done here."""
+        request.setHeader(b"Allow", _METHODS)
+        answer(request, b"", 204)
+
+
+def _name(request: StreamingRequest) -> bytes:
+    """Set the name that *request* is about, and return it."""
+    # The router takes any number of slashes before the door.
+    request.name = decode_name(request.path.lstrip(b"/")[len(_DOOR) :])
+    return request.name
+
+
+def _attachment(leaf: str) -> bytes:
+    """Return a Content-Disposition for the file *leaf* (RFC 6266, RFC 8187)."""
+    filename = f"download_{datetime.now():%Y%m%d%H%M%S}_{leaf}"
+    plain = _AMBIGUOUS.sub("_", filename)
+    extended = "" if plain == filename else f"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f'attachment; filename="{plain}"{extended}'.encode()
+
+
+def _accept(request: StreamingRequest, message: str) -> None:
+    """Answer with 202, which simple-fs gave before it had stored anything; here it is done."""
+    if listing_format(request.getHeader(b"Accept")) == "html":
+        page = _ACCEPTED.format(message=html.escape(message))
+        request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
+        answer(request, page.encode(), 202, b"text/html; charset=utf-8")
+    else:
+        document = json.dumps({"message": message}, ensure_ascii=False)
+        answer(request, document.encode(), 202, b"application/json")

@@ -1,0 +1,214 @@
+"""What the daemon counts and measures, in the form that Prometheus reads.
+
+No label holds what a client can choose (a name, an address, a method that does not exist), so that
+the number of series is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from httpnas.storage.store import Space, Step
+from httpnas.transfer.disk import Disk
+from httpnas.web.streaming import StreamingRequest, StreamingSite
+from httpnas.web.trace import VERBS, Trace
+
+#: Seconds, from an answer out of memory to a transfer of a quarter of an hour.
+_DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 900.0)
+#: Seconds, from an fsync that has nothing to do to a lock that is given up.
+_STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+disable_created_metrics()  # a series more for each counter, that nobody asks for
+
+
+class _Series(NamedTuple):
+    """What is measured of the requests to one door with one verb."""
+
+    received: Counter
+    sent: Counter
+    durations: Histogram
+    first_bytes: Histogram
+
+
+class Metrics:
+    """All metrics of one daemon."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._of_requests()
+        self._of_work()
+        self._of_storage()
+        self._seen: WeakKeyDictionary[StreamingRequest, tuple[int, int]] = WeakKeyDictionary()
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._faults_seen: Tally[str] = Tally()
+
+    def _of_requests(self) -> None:
+        registry, what = self._registry, ("door", "verb")
+        self._requests = Counter(
+            "httpnas_requests",
+            "Requests that have ended; the status is 'none' where nothing was answered.",
+            (*what, "status"),
+            registry=registry,
+        )
+        self._received = Counter(
+            "httpnas_received_bytes", "Bytes of bodies that have come in.", what, registry=registry
+        )
+        self._sent = Counter(
+            "httpnas_sent_bytes", "Bytes of bodies that went out.", what, registry=registry
+        )
+        self._durations = Histogram(
+            "httpnas_request_duration_seconds",
+            "From the first line of a request to its end.",
+            what,
+            buckets=_DURATIONS,
+            registry=registry,
+        )
+        self._first_bytes = Histogram(
+            "httpnas_time_to_first_byte_seconds",
+            "From the first line of a request to the beginning of its answer.",
+            what,
+            buckets=_DURATIONS,
+            registry=registry,
+        )
+
+    def _of_work(self) -> None:
+        registry = self._registry
+        self._connections = Gauge(
+            "httpnas_connections", "Connections that are open.", registry=registry
+        )
+        self._draining = Gauge(
+            "httpnas_draining", "1 while the daemon is stopping, else 0.", registry=registry
+        )
+        self._transfers = Gauge(
+            "httpnas_transfers_running", "Transfers that run.", ("verb",), registry=registry
+        )
+        self._disk_running = Gauge(
+            "httpnas_disk_calls_running", "Calls of the disk that run.", registry=registry
+        )
+        self._disk_queued = Gauge(
+            "httpnas_disk_calls_queued",
+            "Calls of the disk that wait for a thread.",
+            registry=registry,
+        )
+
+    def _of_storage(self) -> None:
+        registry = self._registry
+        self._steps = Histogram(
+            "httpnas_storage_step_seconds",
+            "How long the steps of a change took that the disk or others can hold up.",
+            ("step",),
+            buckets=_STEPS,
+            registry=registry,
+        )
+        self._faults = Counter(
+            "httpnas_storage_errors",
+            "Errors of the storage that are no client's doing.",
+            ("error",),
+            registry=registry,
+        )
+        self._size = Gauge(
+            "httpnas_storage_size_bytes", "Size of the file system.", registry=registry
+        )
+        self._free = Gauge(
+            "httpnas_storage_free_bytes",
+            "Bytes of the file system that can still be stored.",
+            registry=registry,
+        )
+        self._inodes = Gauge(
+            "httpnas_storage_inodes", "Files that the file system can hold.", registry=registry
+        )
+        self._free_inodes = Gauge(
+            "httpnas_storage_free_inodes",
+            "Files that can still be made in the file system.",
+            registry=registry,
+        )
+        self._disk_used = Gauge(
+            "disk_used",
+            "Part of the file system that is used, from 0 to 1; as simple-fs has it.",
+            registry=registry,
+        )
+
+    def step(self, step: Step, seconds: float) -> None:
+        """Note that *step* of a change has taken *seconds*; from any thread."""
+        self._steps.labels(step).observe(seconds)
+
+    def request_ended(self, request: StreamingRequest) -> None:
+        """Count *request*, which has come to its end."""
+        series = self._series_of(request)
+        series.durations.observe(request.site.reactor.seconds() - request.began)
+        if request.first_byte is not None:
+            series.first_bytes.observe(request.first_byte - request.began)
+        self._count_bytes(request, series)
+        self._seen.pop(request, None)
+        status = str(request.code) if request.answered else "none"
+        self._requests.labels(request.door, request.verb, status).inc()
+
+    def _series_of(self, request: StreamingRequest) -> _Series:
+        what = (request.door, request.verb)
+        series = self._series.get(what)
+        if series is None:
+            series = self._series[what] = _Series(
+                self._received.labels(*what),
+                self._sent.labels(*what),
+                self._durations.labels(*what),
+                self._first_bytes.labels(*what),
+            )
+        return series
+
+    def _count_bytes(self, request: StreamingRequest, series: _Series) -> None:
+        """Count what has moved since the last time, so that long transfers show while they run."""
+        received, sent = request.body.received, request.sentLength
+        seen = self._seen.get(request, (0, 0))
+        series.received.inc(received - seen[0])
+        series.sent.inc(sent - seen[1])
+        self._seen[request] = (received, sent)
+
+    def look(self, site: StreamingSite, disk: Disk, trace: Trace, space: Space | None) -> None:
+        """Take down how things are at this moment.
+
+        :param space: of the storage, None when it does not say.
+        """
+        for request in site.running():
+            self._count_bytes(request, self._series_of(request))
+        self._connections.set(len(site.channels))
+        self._draining.set(site.draining)
+        running = trace.running()
+        for verb in VERBS:
+            self._transfers.labels(verb).set(running[verb])
+        self._disk_running.set(disk.running)
+        self._disk_queued.set(disk.queued)
+        for error, count in (disk.faults - self._faults_seen).items():
+            self._faults.labels(error).inc(count)
+        self._faults_seen = disk.faults.copy()
+        if space is not None:
+            self._look_at(space)
+
+    def _look_at(self, space: Space) -> None:
+        self._size.set(space.size)
+        self._free.set(space.free)
+        self._inodes.set(space.inodes)
+        self._free_inodes.set(space.free_inodes)
+        used = 1 - space.unused / space.size if space.size else 0
+        self._disk_used.set(round(used, 2))
+
+    def render(self, accept: bytes | None) -> tuple[bytes, bytes]:
+        """Return a document in the form that *accept* asks for, and its content type."""
+        encode, content_type = choose_encoder((accept or b"").decode("latin-1"))
+        return encode(self._registry), content_type.encode()

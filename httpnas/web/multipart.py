@@ -1,0 +1,255 @@
+"""Forms with files, part by part while they stream in (RFC 7578).
+
+A form is one body with several others in it, one after the other. :class:`Parts` consumes the
+whole and produces each part for a consumer of its own; between two parts, and while a consumer has
+enough, the whole is paused. What is held meanwhile is what had been read from the socket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import Any
+
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    content_disposition_unquote,
+    parse_options_header,
+)
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from httpnas.web.body import Body
+
+#: Parts in one form, and bytes and number of a part's header lines.
+MAX_PARTS = 10_000
+MAX_HEADER = 8 << 10
+MAX_HEADERS = 16
+
+#: A parameter of Content-Disposition. Between quotes browsers write a backslash as it is, and other
+#: clients one that escapes: it escapes the quote if the value goes on behind that.
+_PARAMETER = re.compile(
+    r';[ \t]*(?:([^\s=;"]+)[ \t]*=[ \t]*'
+    r'("(?:[^"\\]|\\.)*"(?=[ \t]*(?:;|\Z))|"[^"]*"|[^\s;"][^;"]*|)[ \t]*)?'
+)
+
+
+class BadForm(ValueError):
+    """The body is not the form that its headers announce; the message tells the client why."""
+
+
+def boundary_of(content_type: bytes | None) -> str | None:
+    """Return the boundary of a form (RFC 2046 section 5.1.1), None when it is something else.
+
+    :param content_type: the value of the Content-Type field, None if there is none.
+    :raises BadForm: when it is a form without a good boundary.
+    """
+    kind, parameters = parse_options_header((content_type or b"").decode("latin-1"))
+    if kind != "multipart/form-data":
+        return None
+    boundary: str = parameters.get("boundary", "")
+    if not 0 < len(boundary) <= 70 or not boundary.isascii():
+        raise BadForm("The form's Content-Type has no boundary of 1 to 70 characters.")
+    return boundary
+
+
+def filename_of(disposition: str) -> str | None:
+    """Return the name of the file that a Content-Disposition is about, None when it has none.
+
+    Nothing is cut off it, not even a Windows path: another name would be another file.
+
+    :param disposition: the value of the field, in a part of a form.
+    :raises BadForm: when it can not be told where the name ends.
+    """
+    filename, at = None, len(disposition.partition(";")[0])
+    while at < len(disposition):
+        parameter = _PARAMETER.match(disposition, at)
+        if parameter is None:
+            raise BadForm("The form is broken: a part's Content-Disposition is malformed.")
+        if (parameter[1] or "").lower() == "filename":
+            filename = content_disposition_unquote(parameter[2].rstrip())
+        at = parameter.end()
+    return filename
+
+
+class Part:
+    """One part of a form.
+
+    :ivar filename: the name that its file has for the client, None when it is no file.
+    :ivar received: bytes of it that have come so far.
+    """
+
+    def __init__(self, parts: Parts, filename: str | None) -> None:
+        self.filename = filename
+        self.received = 0
+        self._parts = parts
+
+    def deliver_to(self, consumer: IConsumer) -> Deferred[None]:
+        """Give the part, which is the present one, to *consumer* as it comes.
+
+        :return: fires when the consumer has been given all of it, or has stopped it.
+        :raises BadForm: through the Deferred, when the form is broken; and what
+            :meth:`Body.deliver_to` raises.
+        """
+        return self._parts.deliver(self, consumer)
+
+
+_END = object()
+
+
+@implementer(IConsumer, IPushProducer)
+class Parts:
+    """The parts of a form.
+
+    What goes wrong is found behind the parts that had come by then: they are given out first.
+
+    :param body: the whole; it is asked for.
+    :param boundary: as :func:`boundary_of` returns it.
+    """
+
+    def __init__(self, body: Body, boundary: str) -> None:
+        self._body = body
+        self._parser = PushMultipartParser(
+            boundary,
+            max_header_size=MAX_HEADER,
+            max_header_count=MAX_HEADERS,
+            max_segment_count=MAX_PARTS,
+        )
+        #: Parts, bytes, None behind each part; then _END, or what went wrong.
+        self._events: deque[Any] = deque()
+        self._waiting: Deferred[Any] | None = None
+        self._part: Part | None = None
+        self._consumer: IConsumer | None = None
+        self._paused = False
+        body.deliver_to(self).addCallbacks(self._body_ended, self._add)
+
+    # For the handler
+
+    def next(self) -> Deferred[Part | None]:
+        """Return the next part, None behind the last; the rest of the present one is dropped.
+
+        :raises BadForm: through the Deferred; and what :meth:`Body.deliver_to` raises.
+        """
+        return self._wait()
+
+    def deliver(self, part: Part, consumer: IConsumer) -> Deferred[None]:
+        """See :meth:`Part.deliver_to`."""
+        self._part, self._consumer, self._paused = part, consumer, False
+        consumer.registerProducer(self, True)
+        return self._wait()
+
+    def abandon(self) -> None:
+        """Take nothing more of the body."""
+        self._body.stopProducing()
+
+    # For the body
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Take the form from *producer*, which is the body."""
+
+    def unregisterProducer(self) -> None:
+        """Take nothing more."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the form."""
+        try:
+            for event in self._parser.parse(data):
+                self._events.append(self._part_or(event))
+        except (MultipartError, BadForm) as error:
+            self._break(error)
+        self._pump()
+
+    def _part_or(self, event: Any) -> Any:
+        if not isinstance(event, MultipartSegment):
+            return event
+        return Part(self, filename_of(event["Content-Disposition"]))
+
+    def _body_ended(self, _: None) -> None:
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            self._break(error)
+        self._add(_END)
+
+    def _break(self, error: MultipartError | BadForm) -> None:
+        if not isinstance(error, BadForm):
+            error = BadForm(f"The form is broken: {error.args[0]}.")
+        self._events.append(Failure(error))
+
+    def _add(self, event: object) -> None:
+        self._events.append(event)
+        self._pump()
+
+    # For the consumer of a part
+
+    def pauseProducing(self) -> None:
+        """Give no more of the part for now."""
+        self._paused = True
+        self._hold()
+
+    def resumeProducing(self) -> None:
+        """Give more of the part."""
+        self._paused = False
+        self._pump()
+
+    def stopProducing(self) -> None:
+        """Give no more of the part at all."""
+        self._end_part()
+
+    # Between them
+
+    def _wait(self) -> Deferred[Any]:
+        self._waiting = waiting = Deferred[Any]()
+        self._pump()
+        return waiting
+
+    def _pump(self) -> None:
+        while self._events and self._waiting is not None and not self._paused:
+            event = self._events[0]
+            if event is _END or isinstance(event, Failure):
+                self._end(event)
+                break
+            self._events.popleft()
+            if isinstance(event, Part):
+                self._settle(event)
+            elif event is not None:
+                self._give(event)
+            elif self._consumer is not None:
+                self._end_part()
+        self._hold()
+
+    def _give(self, chunk: bytes) -> None:
+        if self._consumer is not None and self._part is not None:
+            self._part.received += len(chunk)
+            self._consumer.write(chunk)
+
+    def _end_part(self) -> None:
+        if self._consumer is not None:
+            self._consumer.unregisterProducer()
+            self._consumer, self._paused = None, False
+            self._settle(None)
+
+    def _end(self, event: object) -> None:
+        """End whatever is waited for; *event* stays, for whoever asks again."""
+        if self._consumer is not None:
+            self._consumer.unregisterProducer()
+            self._consumer = None
+        self._settle(None if event is _END else event)
+
+    def _settle(self, result: object) -> None:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting.callback(result)  # a Failure takes the way of failures
+
+    def _hold(self) -> None:
+        """Keep the body from coming while what has come is not taken."""
+        if self._body.ended:
+            return
+        if self._paused or self._events:
+            self._body.pauseProducing()
+        else:
+            self._body.resumeProducing()

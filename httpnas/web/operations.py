@@ -1,0 +1,90 @@
+"""For operators and their tools: whether the daemon lives, is ready, and what it does."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+from httpnas.storage.errors import StorageError
+from httpnas.storage.store import Space
+from httpnas.web.exchange import Exchange, answer
+from httpnas.web.metrics import Metrics
+from httpnas.web.problems import busy
+from httpnas.web.query import limit_of, parse_query
+from httpnas.web.routing import Router
+from httpnas.web.streaming import StreamingRequest
+
+
+class Operations:
+    """The routes that are about the daemon and not about files.
+
+    :param exchange: what the doors share.
+    :param metrics: what is shown at ``/metrics``.
+    :param headroom: free bytes with less of which the daemon is not ready.
+    """
+
+    def __init__(self, exchange: Exchange, metrics: Metrics, headroom: int = 0) -> None:
+        self._exchange = exchange
+        self._metrics = metrics
+        self._headroom = headroom
+
+    def mount(self, router: Router) -> None:
+        """Add the routes to *router*."""
+        add = partial(router.add, "operations", methods=["GET"])
+        add("/health", handler=self.health)
+        add("/ready", handler=self.ready)
+        add("/metrics", handler=self.metrics)
+        add("/transfers", handler=self.transfers)
+
+    async def health(self, request: StreamingRequest) -> None:
+        """Tell that the daemon lives, whatever has become of its storage."""
+        _answer_json(request, {"status": "alive"})
+
+    async def ready(self, request: StreamingRequest) -> None:
+        """Tell whether requests had better come here, and why not."""
+        reasons = [*self._own_reasons(request), *await self._storage_reasons()]
+        if reasons:
+            raise busy(" ".join(reasons)).extended(reasons=reasons)
+        _answer_json(request, {"status": "ready"})
+
+    def _own_reasons(self, request: StreamingRequest) -> list[str]:
+        reasons = []
+        if request.site.draining:
+            reasons.append("The daemon is stopping.")
+        if self._exchange.disk.failing:
+            reasons.append("The storage has failed repeatedly of late; the log says how.")
+        return reasons
+
+    async def _storage_reasons(self) -> list[str]:
+        try:
+            await self._exchange.probe.ask()
+            free = (await self._exchange.space.ask()).free
+        except StorageError as error:
+            return [f"The storage can not be written to: {error}."]
+        if free < self._headroom:
+            return [f"{free} bytes are free, and {self._headroom} should be."]
+        return []
+
+    async def metrics(self, request: StreamingRequest) -> None:
+        """Show what has been counted and measured."""
+        exchange, site = self._exchange, request.site
+        self._metrics.look(site, exchange.disk, exchange.trace, await self._space())
+        document, content_type = self._metrics.render(request.getHeader(b"Accept"))
+        answer(request, document, content_type=content_type)
+
+    async def _space(self) -> Space | None:
+        try:
+            return await self._exchange.space.ask()
+        except StorageError:
+            return None
+
+    async def transfers(self, request: StreamingRequest) -> None:
+        """Show the transfers that run, and the latest that have ended."""
+        limit = limit_of(parse_query(request.query))
+        request.setHeader(b"Cache-Control", b"no-store")
+        _answer_json(request, self._exchange.trace.record(limit))
+
+
+def _answer_json(request: StreamingRequest, document: object) -> None:
+    body = json.dumps(document, ensure_ascii=False).encode()
+    answer(request, body, content_type=b"application/json")

@@ -1,0 +1,68 @@
+"""Pages for people, from the daemon's own files: ``/`` shows what is stored, ``/docs`` the API."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from httpnas.web import openapi
+from httpnas.web.conditions import Verdict
+from httpnas.web.downloads import content_type
+from httpnas.web.exchange import answer, conditions_of
+from httpnas.web.routing import Router
+from httpnas.web.streaming import StreamingRequest
+
+_HERE = Path(__file__).parent / "page"
+#: Nothing but the daemon's own files, and no other site's frame around them.
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+#: Swagger UI sets style attributes (its issue 3370).
+_DOCS_POLICY = _POLICY.replace(b"style-src 'self'", b"style-src 'self' 'unsafe-inline'")
+
+
+class Pages:
+    """The routes of files that are part of the daemon; all are read when they are mounted."""
+
+    def mount(self, router: Router) -> None:
+        """Add the routes to *router*."""
+        for path in sorted(_HERE.iterdir()):
+            if path.suffix != ".html":
+                _add(router, f"/page/{path.name}", path.name, path.read_bytes())
+        _add(router, "/", "index.html", (_HERE / "index.html").read_bytes())
+        for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+            _add(router, f"/docs/{name}", name, (_swagger_ui() / name).read_bytes())
+        _add(router, "/docs", "docs.html", (_HERE / "docs.html").read_bytes(), _DOCS_POLICY)
+        _add(router, "/openapi.json", "openapi.json", openapi.document())
+
+
+def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _POLICY) -> None:
+    kind = content_type(name.encode())
+    assert kind is not None, name
+    etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
+    mounted = time.time()
+
+    async def page(request: StreamingRequest) -> None:
+        request.setHeader(b"ETag", etag)
+        request.setHeader(b"Cache-Control", b"no-cache")
+        request.setHeader(b"Content-Security-Policy", policy)
+        # Without any, the form's requests would come from the origin "null", and be refused.
+        request.setHeader(b"Referrer-Policy", b"same-origin")
+        request.setHeader(b"X-Content-Type-Options", b"nosniff")
+        if conditions_of(request).for_read(etag, mounted) is Verdict.NOT_MODIFIED:
+            request.setResponseCode(304)
+            request.finish()
+        else:
+            answer(request, content, content_type=kind)
+
+    router.add("page", rule, ["GET"], page)
+
+
+def _swagger_ui() -> Path:
+    """Return where the package ``swagger_ui`` keeps its files, without running any of it."""
+    spec = find_spec("swagger_ui")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "static"

@@ -1,0 +1,143 @@
+"""The trace of transfers: what runs now, and how the latest ones ended."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any
+
+from httpnas.transfer.sender import ConsumerGone
+from httpnas.web.body import BodyCutShort
+from httpnas.web.problems import problem_of
+from httpnas.web.streaming import StreamingRequest
+
+VERBS = ("upload", "append", "download", "move", "delete")
+#: Ended transfers that are remembered.
+KEPT = 1000
+
+
+class Transfer:
+    """What one request does to one file.
+
+    :param request: the request.
+    :param verb: one of :data:`VERBS`.
+    :param name: of the file or folder.
+    :param moved: tells how many bytes of content have come or gone.
+    :param to: the new name, of a move.
+    """
+
+    def __init__(
+        self,
+        request: StreamingRequest,
+        verb: str,
+        name: bytes,
+        moved: Callable[[], int],
+        to: bytes | None,
+    ) -> None:
+        self.verb = verb
+        self._id = request.id
+        self._client = getattr(request.client, "host", None)
+        self._name = name
+        self._to = to
+        self._since = time.time()
+        self._clock: Callable[[], float] = request.site.reactor.seconds
+        self._began = self._clock()
+        self._moved = moved
+        self._end: dict[str, object] = {}
+
+    def end(self, outcome: str, status: int | None = None) -> None:
+        """Note how it has ended, and keep nothing of the request."""
+        now, moved = self._clock(), self._moved()
+        self._clock, self._moved = (lambda: now), (lambda: moved)
+        self._end = (
+            {"outcome": outcome} if status is None else {"outcome": outcome, "status": status}
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return what :meth:`Trace.record` shows of it."""
+        seconds, moved = self._clock() - self._began, self._moved()
+        since = datetime.fromtimestamp(self._since, timezone.utc)
+        return {
+            "id": self._id,
+            "client": self._client,
+            "verb": self.verb,
+            "name": _path(self._name),
+            **({} if self._to is None else {"to": _path(self._to)}),
+            "since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "seconds": round(seconds, 3),
+            "bytes": moved,
+            "bytes_per_second": round(moved / seconds) if seconds > 0 else 0,
+            **self._end,
+        }
+
+
+class Trace:
+    """All transfers of one daemon that run, and the latest that have ended."""
+
+    def __init__(self) -> None:
+        self._running: dict[Transfer, None] = {}
+        self._ended: deque[Transfer] = deque(maxlen=KEPT)
+
+    @contextmanager
+    def transfer(
+        self,
+        request: StreamingRequest,
+        verb: str,
+        name: bytes,
+        moved: Callable[[], int] = lambda: 0,
+        to: bytes | None = None,
+    ) -> Iterator[None]:
+        """Keep a trace of what the block does; parameters as of :class:`Transfer`.
+
+        How the block ends is the outcome: what has become true in the storage, whether the
+        client hears of it or not.
+        """
+        transfer = Transfer(request, verb, name, moved, to)
+        self._running[transfer] = None
+        try:
+            yield
+        except BaseException as error:
+            transfer.end(*_outcome(request, error))
+            raise
+        else:
+            transfer.end("done")
+        finally:
+            del self._running[transfer]
+            self._ended.appendleft(transfer)
+
+    def running(self) -> Counter[str]:
+        """Return how many transfers of which verb run."""
+        return Counter(transfer.verb for transfer in self._running)
+
+    def record(self, limit: int | None = None) -> dict[str, Any]:
+        """Return what runs and what has ended, the latest first.
+
+        :param limit: how many that ended, None for all that are remembered.
+        :return: ``running`` and ``ended``.
+
+        Each has ``id`` (of the request), ``client`` (address), ``verb``, ``name`` (of a move also
+        ``to``), ``since`` (ISO 8601), ``seconds``, ``bytes`` and ``bytes_per_second``. One that
+        has ended also has ``outcome`` (``done``, ``refused``, ``client gone``, ``client too
+        slow``, ``failed``) and, when it was refused or failed, ``status``.
+        """
+        return {
+            "running": [transfer.record() for transfer in reversed(self._running)],
+            "ended": [transfer.record() for transfer in islice(self._ended, limit)],
+        }
+
+
+def _path(name: bytes) -> str:
+    return "/" + name.decode()
+
+
+def _outcome(request: StreamingRequest, error: BaseException) -> tuple[str, int | None]:
+    if isinstance(error, ConsumerGone | BodyCutShort):
+        return ("client gone" if request.ended_by == "answered" else request.ended_by), None
+    problem = problem_of(error)
+    if problem is None or problem.status == 500:
+        return "failed", 500
+    return "refused", problem.status
