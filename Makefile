@@ -3,14 +3,15 @@ BIN := .venv/bin
 # What the news fragments of a change are looked for against.
 BASE ?= origin/main
 
-.PHONY: help run test check memory crash clean
+.PHONY: help run test check memory crash browser clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
 	@echo 'make test     install what the tests need and run them (under five minutes)'
 	@echo 'make check    style, types, direction of imports, news fragment'
-	@echo 'make memory   1 GiB up and down: how much memory the daemon takes for it'
+	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
+	@echo 'make browser  the page in Chromium (needs chromium, chromium-driver and npm)'
 	@echo 'make clean    remove .venv and everything made by tools'
 
 run: .venv/run
@@ -25,6 +26,9 @@ memory: .venv/test
 crash: .venv/test
 	$(BIN)/python -m pytest -s -m crash tests/crash
 
+browser: .venv/test node_modules/axe-core
+	$(BIN)/python -m pytest -m browser tests/browser
+
 check: .venv/check
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -33,13 +37,16 @@ check: .venv/check
 	$(BIN)/towncrier check --compare-with $(BASE)
 	$(BIN)/towncrier build --draft --version next > /dev/null
 
+node_modules/axe-core:
+	npm install --no-save --no-package-lock --no-audit --no-fund --silent axe-core
+
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'httpnas needs Python 3.10 or later; name one with PYTHON=...'; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/run: .venv/python setup.py $(shell find httpnas twisted -name '*.py')
+.venv/run: .venv/python setup.py $(shell find httpnas twisted -type f -not -name '*.pyc')
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
@@ -48,5 +55,5 @@ check: .venv/check
 	@touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv node_modules build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
