@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -324,10 +325,8 @@ def test_a_daemon_that_is_asked_without_pause_stops_all_the_same(tmp_path: Path)
 
     def ask_on(port: int) -> None:
         while not stopped.is_set():
-            try:
+            with contextlib.suppress(OSError):
                 talk(port, [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
-            except OSError:
-                pass
 
     with twistd(tmp_path / "root", "--drain=9") as daemon, _begin_upload(daemon.port) as client:
         askers = [threading.Thread(target=ask_on, args=(daemon.port,)) for _ in range(4)]
