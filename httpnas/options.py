@@ -14,7 +14,8 @@ from twisted.python import usage
 from httpnas import __version__
 
 _PORT = 3000
-_ORIGIN = re.compile(rb"https?://[^/?#@\s]+\Z")
+_HOST = re.compile(rb"(?:[^:/?#@\s]+|\[[0-9a-f:.]+\])\Z")
+_ORIGIN = re.compile(rb"(?:http://(?!.*:80\Z)|https://(?!.*:443\Z))[^/?#@\s]+\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -43,6 +44,10 @@ def _bytes(value: str) -> int | None:
     return int(number) * _UNITS[unit]
 
 
+def _headroom(value: str) -> int:
+    return _bytes(value) or 0
+
+
 def _seconds(value: str) -> float:
     try:
         seconds = float(value)
@@ -66,11 +71,22 @@ def _names(value: str) -> list[bytes]:
     return [name.lower().encode() for name in value.split()]
 
 
+def _hosts(value: str) -> list[bytes]:
+    hosts = _names(value)
+    for host in hosts:
+        if not _HOST.match(host):
+            raise ValueError(f"{host.decode()!r} is not a host's name without a port")
+    return hosts
+
+
 def _origins(value: str) -> list[bytes]:
     origins = _names(value)
     for origin in origins:
         if not _ORIGIN.match(origin):
-            raise ValueError(f"{origin.decode()!r} is not an origin (such as https://example.org)")
+            raise ValueError(
+                f"{origin.decode()!r} is not an origin (such as https://example.org, without the "
+                "port if it is the usual one)"
+            )
     return origins
 
 
@@ -153,7 +169,7 @@ _OPTIONS = (
         None,
         "HTTPNAS_HEADROOM",
         "0",
-        _bytes,
+        _headroom,
         "Free bytes with less of which /ready is red.",
     ),
     _Option(
@@ -170,7 +186,7 @@ _OPTIONS = (
         None,
         "HTTPNAS_HOSTS",
         "",
-        _names,
+        _hosts,
         "Names that the daemon answers to, without ports, separated by blanks.",
     ),
 )

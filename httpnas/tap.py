@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ from httpnas.web.streaming import Limits, StreamingRequest, StreamingSite
 
 __all__ = ["Options", "makeService"]
 
+#: Seconds that the disk has for its last calls when everything else has ended.
+_LAST = 5.0
 #: Seconds from one look for what dead daemons have left to the next.
 _RECLAIM = 300.0
 
@@ -93,6 +96,7 @@ class Daemon(Service):
         self.site = make_site(reactor, exchange, limits, metrics, options)
         self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         self.ports: list[IListeningPort] = []
+        self._signals = 0
         self._reclaiming = LoopingCall(lambda: self._disk.chore(storage.reclaim_abandoned()))
         self._reclaiming.clock = reactor
 
@@ -126,7 +130,11 @@ class Daemon(Service):
                 "the file system keeps no user xattrs: records of files are kept beside them, "
                 "which makes uploads and appends slower"
             )
-        self._reactor.callWhenRunning(self._take_signals)
+        self._reactor.callWhenRunning(self._is_running)
+
+    def _is_running(self) -> None:
+        """Say so, once a signal would end the daemon as it should."""
+        self._take_signals()
         self._log.info(
             "httpnas {version} serves {folder} at {addresses} (durability: {durability})",
             version=__version__,
@@ -141,18 +149,35 @@ class Daemon(Service):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
 
     def _signalled(self) -> None:
-        if self.site.draining:
+        self._signals += 1
+        if self._signals == 1:
+            self._reactor.stop()
+        else:
             self._log.warn("a second signal: what still runs is cut off")
             self.site.abort()
-        else:
-            self._reactor.stop()
+            self._leave_after(_LAST)
 
     async def _stop(self) -> None:
-        self._log.info("draining for up to {seconds} seconds", seconds=self._options["drain"])
-        await self.site.drain(self._options["drain"], self._stop_listening)
+        drain = self._options["drain"]
+        self._log.info("draining for up to {seconds} seconds", seconds=drain)
+        leaving = self._leave_after(drain + _LAST)
+        await self.site.drain(drain, self._stop_listening)
         self._reclaiming.stop()
         self._disk.stop()
         self._storage.close()
+        leaving.cancel()
+
+    def _leave_after(self, seconds: float) -> threading.Timer:
+        """End without a disk that hangs, in a thread of its own as the reactor may wait for it."""
+
+        def leave() -> None:
+            self._log.critical("the disk does not come back: ended without waiting for it")
+            os._exit(1)
+
+        leaving = threading.Timer(seconds, leave)
+        leaving.daemon = True
+        leaving.start()
+        return leaving
 
     def _stop_listening(self) -> Deferred[Any]:
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])

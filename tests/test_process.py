@@ -342,3 +342,74 @@ def test_a_daemon_that_is_asked_without_pause_stops_all_the_same(tmp_path: Path)
             stopped.set()
             for asker in askers:
                 asker.join()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_disk_that_hangs_does_not_keep_a_daemon_from_stopping(
+    tmp_path: Path, signals: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\nos.fsync = lambda fd: time.sleep(60)\n"
+    )
+    drain = "0.2" if signals == 1 else "40"
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    with (
+        twistd(tmp_path / "root", f"--drain={drain}", env={"PYTHONPATH": path}) as daemon,
+        connect(daemon.port) as client,
+    ):
+        client.sendall(b"POST /file/f HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+        wait_until((tmp_path / "root" / ".httpnas" / "run").exists)
+        wait_until(
+            lambda: (
+                b"httpnas_disk_calls_running 1.0"
+                in talk(
+                    daemon.port, [b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]
+                )
+            )
+        )
+        for _ in range(signals):
+            daemon.terminate()
+            wait_until(lambda: "draining" in daemon.log())
+        assert daemon.process.wait(timeout=15) == 1
+        assert "the disk does not come back" in daemon.log()
+
+
+def test_two_signals_at_once_are_two(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root") as daemon, _begin_upload(daemon.port):
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            daemon.process.send_signal(number)
+        assert daemon.wait() == 0
+        assert "Traceback" not in daemon.log() and "critical" not in daemon.log()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--hosts=nas:3000",
+        "--hosts=nas/x",
+        "--cors-origins=https://a.example:443",
+        "--cors-origins=http://a.example:80",
+        "--cors-origins=a.example",
+        "--cors-origins=https://a.example/",
+        "--headroom=lots",
+    ],
+)
+def test_an_option_that_could_never_hold_is_refused(tmp_path: Path, option: str) -> None:
+    command = [*TWISTD, "-n", "--pidfile=", "httpnas", f"--storage={tmp_path}", option]
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert run.returncode == 1
+    assert option.partition("=")[0] in run.stderr
+
+
+def test_an_empty_headroom_is_none(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", "--headroom=") as daemon:
+        ready = talk(daemon.port, [b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"])
+        assert ready.startswith(b"HTTP/1.1 200 ")

@@ -51,6 +51,10 @@ class StorageFull(StorageError):
     """No space, inodes or quota left."""
 
 
+class NoRoom(StorageFull):
+    """What a client has announced is more than is left."""
+
+
 class FileTooLarge(StorageError):
     """The file system does not take a file of this size."""
 

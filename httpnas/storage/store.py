@@ -17,6 +17,7 @@ from httpnas.storage.append import Append, WrongOffset
 from httpnas.storage.beneath import READ, Root, refuse_private, split
 from httpnas.storage.errors import (
     IsFolder,
+    NoRoom,
     NoSuchFile,
     NotAFolder,
     NotPermitted,
@@ -118,10 +119,12 @@ class Storage:
 
     @contextlib.contextmanager
     def timed(self, step: Step) -> Iterator[None]:
-        """Tell the observer how long the block takes, if it comes to its end."""
+        """Tell the observer how long the block takes, however it ends."""
         began = time.monotonic()
-        yield
-        self._observe(step, time.monotonic() - began)
+        try:
+            yield
+        finally:
+            self._observe(step, time.monotonic() - began)
 
     @contextlib.contextmanager
     def hold(self, *names: tuple[int, bytes]) -> Iterator[None]:
@@ -276,6 +279,8 @@ class Storage:
     def probe(self) -> None:
         """Make and remove a file, to see whether the root can be written to.
 
+        A full one can: it takes what makes room.
+
         :raises StorageError: when not, or when another folder stands in the root's place.
         """
         with translated():
@@ -283,10 +288,11 @@ class Storage:
                 raise StorageAway("another folder stands in its place")
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root.fd, effective_ids=True):
                 raise NotPermitted("no permission")
-        fd, name = self.workspace.create()
-        os.close(fd)
-        with translated():
-            os.unlink(name, dir_fd=self.workspace.fd)
+        with contextlib.suppress(StorageFull):
+            fd, name = self.workspace.create()
+            os.close(fd)
+            with translated():
+                os.unlink(name, dir_fd=self.workspace.fd)
 
     # Changing
 
@@ -338,10 +344,10 @@ class Storage:
     def refuse_full(self, length: int | None) -> None:
         """Refuse *length* bytes, if that is known, which can not be stored.
 
-        :raises StorageFull:
+        :raises NoRoom:
         """
         if length and length > self.free_bytes():
-            raise StorageFull("not enough space left")
+            raise NoRoom("not enough space left")
 
     def begin_move(self, name: bytes, check: Check) -> None:
         """Refuse what can not be moved, before anything is known of the destination.

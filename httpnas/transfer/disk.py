@@ -16,11 +16,20 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from httpnas.storage.errors import NotPermitted, StorageAway, StorageBroken, StorageFull
+from httpnas.storage.errors import (
+    NotPermitted,
+    OutOfDescriptors,
+    StorageAway,
+    StorageBroken,
+    StorageFull,
+    translate,
+)
 
-_FAULTS = (StorageAway, StorageBroken, StorageFull, NotPermitted, OSError)
-#: What makes one doubt the storage, and not only what a client asked of it.
-_FAILURES = (StorageAway, StorageBroken, OSError)
+#: Errors that are no client's doing, unlike more special ones (a name that others hold locked, more
+#: announced than there is room for).
+_FAULTS = {StorageAway, OutOfDescriptors, StorageBroken, StorageFull, NotPermitted}
+#: Those of them that make one doubt the storage.
+_FAILURES = {StorageAway, StorageBroken}
 #: How many of those in how many seconds are too many.
 _REPEATED = 3
 _LATELY = 30.0
@@ -71,13 +80,18 @@ class Disk:
 
     def _ended(self, result: T | Failure) -> T | Failure:
         self._pending -= 1
-        if isinstance(result, Failure):
-            fault = result.check(*_FAULTS)
-            if fault is not None:
-                self.faults[fault.__name__] += 1
-            if result.check(*_FAILURES):
-                self._failures.append(self._reactor.seconds())
+        if isinstance(result, Failure) and result.value is not None:
+            self._note(result.value)
         return result
+
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, OSError):
+            error = translate(error)
+        if type(error) in _FAULTS:
+            self.faults[type(error).__name__] += 1
+        if type(error) in _FAILURES:
+            self._failures.append(self._reactor.seconds())
+            self._log.error("the storage failed: {error}", error=error)
 
     @property
     def running(self) -> int:

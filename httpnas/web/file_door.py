@@ -19,6 +19,7 @@ from httpnas.web.names import BadName, decode_name, split_verb
 from httpnas.web.problems import Problem, busy
 from httpnas.web.routing import Router
 from httpnas.web.streaming import StreamingRequest
+from httpnas.web.trace import Transfer
 from httpnas.web.uploads import admit, append, replace
 
 _DOOR = b"file"
@@ -45,7 +46,7 @@ class FileDoor:
     def mount(self, router: Router) -> None:
         """Add the routes to *router*."""
         add = partial(router.add, "file")
-        add("/file", ["GET"], self.health)
+        add("/file", ["GET"], self.health, any_host=True)
         add("/file/<rest:_>", ["GET"], self.download)
         add("/file/<rest:_>", ["POST"], self.upload)
         add("/file/<rest:_>", ["PUT"], self.append)
@@ -112,6 +113,11 @@ class FileDoor:
         answer(request)
 
     async def _move(self, request: StreamingRequest, name: bytes) -> None:
+        with self._exchange.trace.transfer(request, "move", name) as transfer:
+            await self._rename(request, name, transfer)
+        answer(request)
+
+    async def _rename(self, request: StreamingRequest, name: bytes, transfer: Transfer) -> None:
         exchange = self._exchange
         admit(request, None)
         conditions = conditions_of(request)
@@ -127,16 +133,14 @@ class FileDoor:
             await request.body.deliver_to(document)
         except BodyTooLarge as error:
             raise _not_a_move() from error
-        target = _target(document.bytes)
-        with exchange.trace.transfer(request, "move", name, to=target):
-            async with exchange.turns.take(name):
-                try:
-                    await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
-                except NameTaken as error:
-                    if create_only:
-                        raise Problem(412, "Something has the new name already.") from error
-                    raise
-        answer(request)
+        transfer.to = target = _target(document.bytes)
+        async with exchange.turns.take(name):
+            try:
+                await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
+            except NameTaken as error:
+                if create_only:
+                    raise Problem(412, "Something has the new name already.") from error
+                raise
 
     async def delete(self, request: StreamingRequest) -> None:
         """Remove a file, or a folder with all in it."""

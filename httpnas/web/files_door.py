@@ -28,6 +28,8 @@ _METHODS = b"GET, HEAD, OPTIONS, POST"
 #: What a filename of Content-Disposition had better not have: other than ASCII; a quote and a
 #: backslash, which ends of different age read differently; a percent sign, which some decode.
 _AMBIGUOUS = re.compile(r'[^ -~]|["\\%]')
+#: Characters of all names in one form, which are kept to be told.
+_NAMES = 256 << 10
 #: For browsers without JavaScript.
 _ACCEPTED = """<!DOCTYPE html>
 <html lang="en">
@@ -81,6 +83,8 @@ class FilesDoor:
             while (part := await parts.next()) is not None:
                 if part.filename:
                     stored.append(await self._store(request, folder, part))
+                    if sum(map(len, stored)) > _NAMES:
+                        raise Problem(413, "The names in one form are too long in all; send less.")
         except Exception as error:
             problem = problem_of(error)
             if problem is None:

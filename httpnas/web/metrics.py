@@ -156,7 +156,6 @@ class Metrics:
         if request.first_byte is not None:
             series.first_bytes.observe(request.first_byte - request.began)
         self._count_bytes(request, series)
-        self._seen.pop(request, None)
         status = str(request.code) if request.answered else "none"
         self._requests.labels(request.door, request.verb, status).inc()
 
@@ -210,5 +209,8 @@ class Metrics:
 
     def render(self, accept: bytes | None) -> tuple[bytes, bytes]:
         """Return a document in the form that *accept* asks for, and its content type."""
-        encode, content_type = choose_encoder((accept or b"").decode("latin-1"))
+        try:
+            encode, content_type = choose_encoder((accept or b"").decode("latin-1"))
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type.encode()

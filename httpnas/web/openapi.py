@@ -697,6 +697,7 @@ def _path(tag: str, *parameters: str, **operations: Json) -> Json:
     """
     if "get" in operations:
         operations["head"] = _head(operations["get"])
+        operations.setdefault("options", _options(operations["get"]["operationId"] + "Options"))
     every = [_ref("parameters", name) for name in parameters]
     trace = [_ref("parameters", name) for name in ("RequestID", "Traceparent")]
     # The page shows operations and parameters in this order: what people come for stands first.

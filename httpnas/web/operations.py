@@ -30,11 +30,11 @@ class Operations:
 
     def mount(self, router: Router) -> None:
         """Add the routes to *router*."""
-        add = partial(router.add, "operations", methods=["GET"])
-        add("/health", handler=self.health)
-        add("/ready", handler=self.ready)
-        add("/metrics", handler=self.metrics)
-        add("/transfers", handler=self.transfers)
+        add = partial(router.add_page, "operations")
+        add("/health", self.health, any_host=True)
+        add("/ready", self.ready, any_host=True)
+        add("/metrics", self.metrics)
+        add("/transfers", self.transfers)
 
     async def health(self, request: StreamingRequest) -> None:
         """Tell that the daemon lives, whatever has become of its storage."""

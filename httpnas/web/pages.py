@@ -58,7 +58,7 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
         else:
             answer(request, content, content_type=kind)
 
-    router.add("page", rule, ["GET"], page)
+    router.add_page("page", rule, page)
 
 
 def _swagger_ui() -> Path:

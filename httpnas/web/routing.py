@@ -18,6 +18,7 @@ from werkzeug.routing import BaseConverter
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
 from httpnas.web.body import BodyCutShort
+from httpnas.web.exchange import answer
 from httpnas.web.problems import Problem, busy, problem_of
 from httpnas.web.streaming import StreamingRequest
 
@@ -36,8 +37,6 @@ class _Rest(BaseConverter):
 
 #: What is answered even while the daemon is stopping.
 _TO_THE_END = ("operations", "page")
-#: What orchestrators ask by address, and what tells nothing of files.
-_PROBES = ("health", "ready")
 _PORT = re.compile(rb":[0-9]*\Z")
 #: Fields that a page of another site may read of an answer, besides those that it always may.
 _EXPOSED = (
@@ -71,7 +70,24 @@ class Router:
         """Return what answers requests; every error becomes a problem document."""
         return self._app.resource()
 
-    def add(self, door: str, rule: str, methods: Sequence[str] | None, handler: Handler) -> None:
+    def add_page(self, door: str, rule: str, handler: Handler, any_host: bool = False) -> None:
+        """Let *handler* answer GET and HEAD for *rule*, and say so when it is asked for methods."""
+
+        async def options(request: StreamingRequest) -> None:
+            request.setHeader(b"Allow", b"GET, HEAD, OPTIONS")
+            answer(request, b"", 204)
+
+        self.add(door, rule, ["GET"], handler, any_host)
+        self.add(door, rule, ["OPTIONS"], options)
+
+    def add(
+        self,
+        door: str,
+        rule: str,
+        methods: Sequence[str] | None,
+        handler: Handler,
+        any_host: bool = False,
+    ) -> None:
         """Let *handler* answer requests for *rule* by *methods* (None: any that is left).
 
         It runs to its end even when the client goes away in between: what waits for the client
@@ -79,6 +95,7 @@ class Router:
 
         :param door: what the rule belongs to, for metrics; the verb is the handler's name until
             it knows better.
+        :param any_host: answer to every name: orchestrators ask by address.
         """
 
         def endpoint(request: StreamingRequest, **_: object) -> Deferred[None]:
@@ -87,7 +104,7 @@ class Router:
                 raise _nothing_here()
             if not request.method.isupper():  # the router does not tell delete from DELETE
                 raise Problem(501, "There is no such method; their names are case-sensitive.")
-            if request.verb not in _PROBES:
+            if not any_host:
                 self._admit_host(request)
             self._admit_origin(request)
             if request.site.draining and door not in _TO_THE_END:
@@ -131,8 +148,9 @@ def _share(request: StreamingRequest, origin: bytes) -> None:
 
 def _is_cross_site(request: StreamingRequest, origin: bytes | None) -> bool:
     site = request.getHeader(b"Sec-Fetch-Site")
-    foreign = origin is not None and _authority(origin) != (request.getHeader(b"Host") or b"")
-    return foreign or site in (b"cross-site", b"same-site")
+    if site is not None:  # it holds even behind a proxy that rewrites Host
+        return site in (b"cross-site", b"same-site")
+    return origin is not None and _authority(origin) != (request.getHeader(b"Host") or b"")
 
 
 def _authority(origin: bytes) -> bytes:

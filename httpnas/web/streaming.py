@@ -167,7 +167,9 @@ class StreamingRequest(server.Request):
 
     def refused(self, status: int) -> None:
         """Note that the channel has answered in this request's stead."""
-        self.code, self.ended_by = status, "refused"
+        if not self.startedWriting:
+            self.code = status
+        self.ended_by = "refused"
         self._give_up()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -447,6 +449,7 @@ class StreamingChannel(http.HTTPChannel):
         started = False
         if self.requests:
             request = self.requests[-1]
+            request.id = identity_of(request.requestHeaders.getRawHeaders) or request.id
             identity, started = request.id, bool(request.startedWriting)
             request.refused(status)
         else:

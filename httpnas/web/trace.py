@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from httpnas.transfer.sender import ConsumerGone
-from httpnas.web.body import BodyCutShort
+from httpnas.web.body import BodyCutShort, BodyTooSlow
 from httpnas.web.problems import problem_of
 from httpnas.web.streaming import StreamingRequest
 
@@ -27,22 +27,17 @@ class Transfer:
     :param verb: one of :data:`VERBS`.
     :param name: of the file or folder.
     :param moved: tells how many bytes of content have come or gone.
-    :param to: the new name, of a move.
+    :ivar to: the new name, of a move.
     """
 
     def __init__(
-        self,
-        request: StreamingRequest,
-        verb: str,
-        name: bytes,
-        moved: Callable[[], int],
-        to: bytes | None,
+        self, request: StreamingRequest, verb: str, name: bytes, moved: Callable[[], int]
     ) -> None:
         self.verb = verb
+        self.to: bytes | None = None
         self._id = request.id
         self._client = getattr(request.client, "host", None)
         self._name = name
-        self._to = to
         self._since = time.time()
         self._clock: Callable[[], float] = request.site.reactor.seconds
         self._began = self._clock()
@@ -66,7 +61,7 @@ class Transfer:
             "client": self._client,
             "verb": self.verb,
             "name": _path(self._name),
-            **({} if self._to is None else {"to": _path(self._to)}),
+            **({} if self.to is None else {"to": _path(self.to)}),
             "since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "seconds": round(seconds, 3),
             "bytes": moved,
@@ -89,17 +84,16 @@ class Trace:
         verb: str,
         name: bytes,
         moved: Callable[[], int] = lambda: 0,
-        to: bytes | None = None,
-    ) -> Iterator[None]:
+    ) -> Iterator[Transfer]:
         """Keep a trace of what the block does; parameters as of :class:`Transfer`.
 
         How the block ends is the outcome: what has become true in the storage, whether the
         client hears of it or not.
         """
-        transfer = Transfer(request, verb, name, moved, to)
+        transfer = Transfer(request, verb, name, moved)
         self._running[transfer] = None
         try:
-            yield
+            yield transfer
         except BaseException as error:
             transfer.end(*_outcome(request, error))
             raise
@@ -122,7 +116,7 @@ class Trace:
         Each has ``id`` (of the request), ``client`` (address), ``verb``, ``name`` (of a move also
         ``to``), ``since`` (ISO 8601), ``seconds``, ``bytes`` and ``bytes_per_second``. One that
         has ended also has ``outcome`` (``done``, ``refused``, ``client gone``, ``client too
-        slow``, ``failed``) and, when it was refused or failed, ``status``.
+        slow``, ``failed``) and, where it was answered with an error, ``status``.
         """
         return {
             "running": [transfer.record() for transfer in reversed(self._running)],
@@ -137,6 +131,8 @@ def _path(name: bytes) -> str:
 def _outcome(request: StreamingRequest, error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, ConsumerGone | BodyCutShort):
         return ("client gone" if request.ended_by == "answered" else request.ended_by), None
+    if isinstance(error, BodyTooSlow):
+        return "client too slow", 408
     problem = problem_of(error)
     if problem is None or problem.status == 500:
         return "failed", 500

@@ -83,15 +83,15 @@ async def _replace(
 ) -> Version:
     conditions = conditions_of(request)
     check = write_check(conditions)
-    upload = await exchange.disk.run(exchange.storage.begin_upload, name, check, length)
-
-    def publish() -> Version:
-        try:
-            return upload.publish(check, conditions.create_only, digests.expected)
-        except NameTaken as error:
-            raise Problem(412, "Something has this name already.") from error
-
     with exchange.trace.transfer(request, "upload", name, lambda: body.received):
+        upload = await exchange.disk.run(exchange.storage.begin_upload, name, check, length)
+
+        def publish() -> Version:
+            try:
+                return upload.publish(check, conditions.create_only, digests.expected)
+            except NameTaken as error:
+                raise Problem(412, "Something has this name already.") from error
+
         return await _store(exchange, name, body, digests, upload, publish)
 
 
@@ -102,13 +102,13 @@ async def append(exchange: Exchange, request: StreamingRequest, name: bytes) -> 
     expected = _offset(request.getHeader(b"Upload-Offset"))
     check = write_check(conditions_of(request))
     key = _key(request.getHeader(b"Idempotency-Key"))
-    begun = await exchange.disk.run(
-        exchange.storage.begin_append, name, check, request.body.length, expected, key
-    )
-    if isinstance(begun, Version):
-        return begun
     body = request.body
     with exchange.trace.transfer(request, "append", name, lambda: body.received):
+        begun = await exchange.disk.run(
+            exchange.storage.begin_append, name, check, body.length, expected, key
+        )
+        if isinstance(begun, Version):
+            return begun
         return await _store(
             exchange, name, body, digests, begun, lambda: begun.commit(check, expected)
         )

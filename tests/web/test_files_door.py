@@ -1188,3 +1188,36 @@ async def test_a_page_is_for_those_who_prefer_it(nas: Nas, accept: bytes, kind: 
     sent = post(form(file("a", b"x")), b"Accept: " + accept)
     status, headers, _ = await nas.in_thread(ask, nas, sent)
     assert (status, headers["content-type"]) == (202, kind)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_names_in_one_form_are_bounded(nas: Nas) -> None:
+    folder = "/".join(["x" * 200] * 19)
+    parts = "".join(
+        f'--b\r\nContent-Disposition: form-data; name="file"; filename="{folder}/{number}"\r\n\r\n'
+        f"{number}\r\n"
+        for number in range(120)
+    )
+    status, body, _ = await nas.fetch(
+        "POST",
+        "/files/",
+        data=f"{parts}--b--\r\n".encode(),
+        headers={"Content-Type": "multipart/form-data; boundary=b"},
+    )
+    problem = json.loads(body)
+    assert (status, len(problem["stored"])) == (413, 69)
+    assert sum(map(len, problem["stored"])) < (256 << 10) + 4096
+    assert (nas.root / problem["stored"][-1]).read_bytes() == b"68"
+
+
+@pytest_twisted.ensureDeferred
+async def test_folded_header_lines_in_a_form_are_refused(nas: Nas) -> None:
+    status, _, _ = await nas.fetch(
+        "POST",
+        "/files/",
+        data=b'--b\r\nContent-Disposition: form-data; name="file";\r\n filename="f"\r\n\r\n1\r\n'
+        b"--b--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=b"},
+    )
+    assert status == 400
+    assert not (nas.root / "f").exists()

@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from httpnas.storage.errors import NotPermitted, StorageAway, StorageBroken, StorageFull
+from httpnas.storage.locks import NameLocks
 from httpnas.storage.store import Space, Storage
 from httpnas.transfer import disk as disk_module
-from tests.harness import Nas, connect, receive_all, wait_until
+from httpnas.web.streaming import Limits
+from tests.harness import Nas, connect, let_daemon_read, receive_all, wait_until
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana-dashboard.json"
 
@@ -115,16 +119,16 @@ async def test_a_daemon_that_drains_is_not_ready(nas: Nas) -> None:
     assert await refusal(nas) == ["The daemon is stopping."]
 
 
-@pytest.mark.parametrize(("headroom", "status"), [(1 << 62, 503), (1, 200), (0, 200)])
+@pytest.mark.parametrize(("headroom", "status"), [(301, 503), (300, 200), (0, 200)])
 @pytest_twisted.ensureDeferred
 async def test_a_daemon_with_less_than_its_headroom_is_not_ready(
-    tmp_path: Path, headroom: int, status: int
+    tmp_path: Path, headroom: int, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nas = Nas(tmp_path / "root", headroom=headroom)
+    monkeypatch.setattr(nas.exchange.space, "_call", lambda: Space(1000, 400, 300, 50, 20))
     try:
         if status == 503:
-            (reason,) = await refusal(nas)
-            assert re.fullmatch(rf"\d+ bytes are free, and {headroom} should be\.", reason)
+            assert await refusal(nas) == [f"300 bytes are free, and {headroom} should be."]
         else:
             assert (await ask(nas, "/ready"))[0] == 200
     finally:
@@ -175,6 +179,68 @@ async def test_a_disk_that_hangs_is_told_in_time_and_holds_one_thread_of_all_who
     assert hung.calls == 1
     hung.let_go()
     assert (await ask(nas, "/ready"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_two_who_ask_the_same_the_one_who_still_waits_is_told(
+    nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nas.exchange.probe, "_call", hung)
+    monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
+    with pytest.raises(StorageAway):
+        await nas.exchange.probe.ask()
+    monkeypatch.setattr(disk_module, "PATIENCE", 20)
+    waiting = Deferred.fromCoroutine(nas.exchange.probe.ask())
+    hung.let_go()
+    assert await waiting is None
+    assert hung.calls == 1
+    assert await nas.exchange.probe.ask() is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_others_hold_does_not_make_a_daemon_unready(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nas.root / "f").write_bytes(b"x")
+    monkeypatch.setattr(nas.storage.locks, "_patience", 0.01)
+    folder = os.open(nas.root, os.O_RDONLY)
+    others = NameLocks(nas.storage.workspace.locks)
+    with others.hold((folder, b"f")):
+        for _ in range(4):
+            assert (await nas.fetch("DELETE", "/file/f"))[0] == 503
+    os.close(folder)
+    assert (await ask(nas, "/ready"))[0] == 200
+    found = await series(nas)
+    assert not [key for key in found if key.startswith("httpnas_storage_errors_total{")]
+    assert found['httpnas_storage_step_seconds_count{step="lock_wait"}'] == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_storage_is_ready_as_it_can_still_be_emptied(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise StorageFull("no inodes left")
+
+    monkeypatch.setattr(nas.storage.workspace, "create", fail)
+    assert (await ask(nas, "/ready"))[0] == 200
+    assert (await nas.fetch("GET", "/file"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failure_of_the_storage_is_in_the_log(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    lines: list[str] = []
+    observer = lambda event: lines.append(formatEvent(event))  # noqa: E731
+    globalLogPublisher.addObserver(observer)
+    monkeypatch.setattr("httpnas.storage.upload.stamp", fail)
+    assert (await nas.fetch("POST", "/file/f", data=b"x"))[0] == 503
+    globalLogPublisher.removeObserver(observer)
+    assert "the storage failed: Stale file handle" in lines
 
 
 # Metrics
@@ -356,6 +422,54 @@ async def test_metrics_come_in_the_form_that_is_asked_for(nas: Nas) -> None:
     assert body.endswith(b"# EOF\n")
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/plain;version=x",
+        "application/openmetrics-text;version=abc",
+        "text/plain;version=\u00b2.0",
+        "text/plain;version=",
+        ";;;,,,",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_an_odd_accept_field_gets_the_usual_form(nas: Nas, accept: str) -> None:
+    sent = f"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: {accept}\r\n\r\n"
+    answer = await nas.talk(sent.encode("latin-1"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nContent-Type: text/plain; version=" in answer
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_client_announces_is_no_error_of_the_storage(nas: Nas) -> None:
+    answer = await nas.talk(
+        b"POST /file/f HTTP/1.1\r\nHost: x\r\nContent-Length: 900000000000000000\r\n"
+        b"Expect: 100-continue\r\n\r\n"
+    )
+    assert answer.startswith(b"HTTP/1.1 507 ")
+    found = await series(nas)
+    assert not [key for key in found if key.startswith("httpnas_storage_errors_total{")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_time_to_the_first_byte_ends_there(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(bytes(30 << 20))
+    client = await nas.in_thread(connect, nas.port)
+    client.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await nas.in_thread(client.recv, 1000)
+    await nas.in_thread(let_daemon_read)
+    began = next(nas.site.running()).began
+    now = nas.site.reactor.seconds()
+    while nas.site.reactor.seconds() < now + 0.2:
+        await nas.in_thread(let_daemon_read)
+    await nas.in_thread(receive_all, client)
+    await nas.at_rest()
+    found = await series(nas)
+    total = found['httpnas_request_duration_seconds_sum{door="file",verb="download"}']
+    first = found['httpnas_time_to_first_byte_seconds_sum{door="file",verb="download"}']
+    assert total - first >= 0.2 and first <= now - began
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")
 @pytest_twisted.ensureDeferred
 async def test_promtool_finds_nothing_to_say_of_the_metrics(nas: Nas) -> None:
@@ -478,6 +592,45 @@ async def test_a_refused_upload_is_told_with_its_status(nas: Nas) -> None:
     )
     _, trace = await ask(nas, "/transfers")
     assert [(t["outcome"], t["status"]) for t in trace["ended"]] == [("refused", 400)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "told"),
+    [
+        ("POST", "/file/f", {"If-None-Match": "*"}, ("upload", "refused", 412)),
+        ("POST", "/file/f/below", {}, ("upload", "refused", 409)),
+        ("PUT", "/file/none", {}, ("append", "refused", 404)),
+        ("PUT", "/file/none/mv", {}, ("move", "refused", 404)),
+        ("DELETE", "/file/none", {}, ("delete", "refused", 404)),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_refused_from_its_headers_is_told(
+    nas: Nas, method: str, path: str, headers: dict[str, str], told: tuple[str, str, int]
+) -> None:
+    (nas.root / "f").write_bytes(b"x")
+    await nas.fetch(method, path, data=b"x", headers=headers)
+    _, trace = await ask(nas, "/transfers")
+    assert [(t["verb"], t["outcome"], t["status"]) for t in trace["ended"]] == [told]
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_does_not_move_on_is_told_as_too_slow(tmp_path: Path) -> None:
+    nas = Nas(tmp_path / "root", Limits(stall=0.1))
+    (nas.root / "f").write_bytes(bytes(30 << 20))
+    try:
+        up, down = [await nas.in_thread(connect, nas.port) for _ in range(2)]
+        up.sendall(b"POST /file/g HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
+        down.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\n\r\n")
+        await nas.in_thread(wait_until, lambda: len(nas.exchange.trace.record()["ended"]) == 2)
+        _, trace = await ask(nas, "/transfers")
+        assert {(t["verb"], t["outcome"], t.get("status")) for t in trace["ended"]} == {
+            ("upload", "client too slow", 408),
+            ("download", "client too slow", None),
+        }
+        up.close(), down.close()
+    finally:
+        await nas.stop()
 
 
 @pytest_twisted.ensureDeferred

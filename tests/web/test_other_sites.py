@@ -53,7 +53,20 @@ async def test_a_page_of_another_site_may_not(nas: Nas, origin: str) -> None:
     assert not (nas.root / "f").exists()
 
 
-@pytest.mark.parametrize("path", ["/file/f", "/file/", "/files/f", "/file/f/mv"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/file/f",
+        "/file/",
+        "/files/f",
+        "/file/f/mv",
+        "/transfers",
+        "/metrics",
+        "/ready",
+        "/",
+        "/docs",
+    ],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_preflight_is_answered(nas: Nas, path: str) -> None:
     status, headers = await headers_of(
@@ -81,6 +94,8 @@ async def test_a_refusal_can_be_read_by_a_page_of_a_named_site(nas: Nas) -> None
 async def test_answers_differ_by_origin_beside_what_else_they_differ_by(nas: Nas) -> None:
     _, _, headers = await nas.fetch("GET", "/file/", headers={"Origin": FRIEND})
     assert {"Origin", "Accept"} == set(", ".join(headers.getRawHeaders("Vary")).split(", "))
+    _, _, headers = await nas.fetch("GET", "/file/none")
+    assert headers.getRawHeaders("Vary") == ["Origin"], "it could be kept for one with an Origin"
 
 
 @pytest_twisted.ensureDeferred

@@ -359,7 +359,7 @@ async def test_no_stored_content_runs_in_a_browser(nas: Nas, name: str) -> None:
         ((b"Origin:",), False),
         ((b"Origin: http://[",), False),
         ((b"Origin: \xff",), False),
-        ((b"Sec-Fetch-Site: same-origin", b"Origin: http://evil.example"), False),
+        ((b"Sec-Fetch-Site: same-origin", b"Origin: http://behind-a-proxy.example"), True),
     ],
 )
 @pytest_twisted.ensureDeferred
