@@ -1,0 +1,68 @@
+# Targets: prod (the default), dev (reloads when the source changes), test (runs the suite).
+ARG BASE=python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+RUN python3 -m venv /opt/httpnas
+ENV PATH=/opt/httpnas/bin:$PATH \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY setup.py pyproject.toml README.md ./
+COPY twisted twisted
+COPY httpnas httpnas
+
+
+FROM build AS dev
+RUN pip install --quiet 'watchfiles>=1.0' && pip install --quiet --editable .
+ENV STORAGE_PATH=/mnt/storage \
+    HTTPNAS_LISTEN=tcp:3000 \
+    HTTPNAS_DURABILITY=none
+EXPOSE 3000
+ENTRYPOINT ["watchfiles", "twistd -n --pidfile= httpnas", "/src/httpnas"]
+
+
+FROM build AS test
+# What the commands in the documents need, in whatever version the base has.
+# hadolint ignore=DL3008
+RUN apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends curl openssl \
+    && rm -rf /var/lib/apt/lists/*
+# hadolint ignore=DL3013
+RUN pip install --quiet '.[test]'
+COPY . .
+ENTRYPOINT ["python3", "-m", "pytest", "-p", "no:cacheprovider"]
+
+
+FROM build AS install
+# An editor that comes with Swagger UI, and what installs and tests packages, are not needed. Twisted
+# keeps a list of its plugins, and Python what it has compiled: neither can be written later.
+RUN pip install --quiet . \
+    && find /opt/httpnas -path '*/swagger_ui/static/*' -type f \
+        ! -name swagger-ui-bundle.js ! -name swagger-ui.css -delete \
+    && find /opt/httpnas -type d \( -name test -o -name tests \) -prune -exec rm -rf {} + \
+    && twistd --help > /dev/null \
+    && pip uninstall --quiet --yes setuptools pip \
+    && python3 -m compileall -q /opt/httpnas
+
+
+FROM ${BASE} AS prod
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title=httpnas \
+      org.opencontainers.image.description="Network-attached storage over plain HTTP" \
+      org.opencontainers.image.licenses=MIT \
+      org.opencontainers.image.version=${VERSION}
+# Any user may be told to run it, and has to be able to write there.
+RUN mkdir -m 0777 /mnt/storage
+COPY --from=install /opt/httpnas /opt/httpnas
+ENV PATH=/opt/httpnas/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    STORAGE_PATH=/mnt/storage \
+    HTTPNAS_LISTEN=tcp:3000
+USER 2000:2000
+WORKDIR /
+EXPOSE 3000
+# -I: clients can put files into the working directory, and must not be imported.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=10s \
+    CMD ["python3", "-I", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:3000/health', timeout=5)"]
+ENTRYPOINT ["twistd", "-n", "--pidfile=", "httpnas"]
