@@ -1,0 +1,62 @@
+{{- /* What would lose data, hang or contradict itself is refused, with what to do instead. */ -}}
+{{- define "http-nas.refuse" -}}
+{{- include "http-nas.refuseReplicas" . }}
+{{- include "http-nas.refuseScaling" . }}
+{{- include "http-nas.refuseEnv" . }}
+{{- end }}
+
+{{- define "http-nas.refuseReplicas" -}}
+{{- $mode := .Values.pvc.accessMode }}
+{{- if ne $mode "ReadWriteMany" }}
+{{- $why := printf "but only one pod can have a %s volume" $mode }}
+{{- $todo := "Set pvc.accessMode=ReadWriteMany" }}
+{{- with .Values.pvc.existingClaim }}
+{{- $todo = printf "If the claim %s is ReadWriteMany, say so with pvc.accessMode=ReadWriteMany" . }}
+{{- else }}
+{{- $todo = print $todo " and a pvc.storageClass that can do that (such as CephFS)" }}
+{{- end }}
+{{- $count := int .Values.replicaCount }}
+{{- if gt $count 1 }}
+{{- fail (printf "replicaCount is %d, %s. %s, or replicaCount=1." $count $why $todo) }}
+{{- end }}
+{{- $most := int (include "http-nas.mostPods" .) }}
+{{- if gt $most 1 }}
+{{- $off := "autoscaling.enabled=false" }}
+{{- fail (printf "autoscaling.maxReplicas is %d, %s. %s, or %s." $most $why $todo $off) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "http-nas.refuseScaling" -}}
+{{- with .Values.autoscaling }}
+{{- if .enabled }}
+{{- $least := int .minReplicas }}
+{{- $most := int .maxReplicas }}
+{{- if gt $least $most }}
+{{- fail (printf "autoscaling.minReplicas is %d, more than maxReplicas, %d." $least $most) }}
+{{- end }}
+{{- if not (or .targetCPUUtilizationPercentage .targetMemoryUtilizationPercentage) }}
+{{- fail "autoscaling needs targetCPUUtilizationPercentage or targetMemoryUtilizationPercentage." }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "http-nas.refuseEnv" -}}
+{{- $values := dict
+  "STORAGE_PATH" "storagePath"
+  "HTTPNAS_LISTEN" "ipv6"
+  "HTTPNAS_DURABILITY" "durability"
+  "HTTPNAS_MAX_UPLOAD" "maxUpload"
+  "HTTPNAS_STALL" "stall"
+  "HTTPNAS_DRAIN" "drain"
+  "HTTPNAS_HEADROOM" "headroom"
+  "HTTPNAS_CORS_ORIGINS" "corsOrigins"
+  "HTTPNAS_HOSTS" "hosts"
+}}
+{{- range $variable := .Values.extraEnv }}
+{{- with get $values $variable.name }}
+{{- fail (printf "extraEnv sets %s: use the value %s instead." $variable.name .) }}
+{{- end }}
+{{- end }}
+{{- end }}
