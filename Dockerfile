@@ -13,8 +13,10 @@ COPY httpnas httpnas
 
 
 FROM build AS dev
-RUN pip install --quiet 'watchfiles>=1.0' && pip install --quiet --editable .
-ENV STORAGE_PATH=/mnt/storage \
+RUN pip install --quiet 'watchfiles>=1.0' .
+# The source comes before what was installed, so that a change is seen, wherever it is mounted from.
+ENV PYTHONPATH=/src \
+    STORAGE_PATH=/mnt/storage \
     HTTPNAS_LISTEN=tcp:3000 \
     HTTPNAS_DURABILITY=none
 EXPOSE 3000
@@ -51,8 +53,9 @@ LABEL org.opencontainers.image.title=httpnas \
       org.opencontainers.image.description="Network-attached storage over plain HTTP" \
       org.opencontainers.image.licenses=MIT \
       org.opencontainers.image.version=${VERSION}
-# Any user may be told to run it, and has to be able to write there.
-RUN mkdir -m 0777 /mnt/storage
+# Any user may be told to run it, and has to be able to write there. Bases with Python have pip.
+RUN mkdir -m 0777 /mnt/storage \
+    && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip*
 COPY --from=install /opt/httpnas /opt/httpnas
 ENV PATH=/opt/httpnas/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
