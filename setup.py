@@ -23,6 +23,7 @@ setup(
         "httpnas.storage",
         "httpnas.transfer",
         "httpnas.web",
+        "httpnas.web.openapi",
         "twisted.plugins",
     ],
     package_data={"httpnas": ["py.typed"], "httpnas.web": ["page/*"]},

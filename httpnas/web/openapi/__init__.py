@@ -1,0 +1,403 @@
+"""``/openapi.json``: what can be asked of the daemon and what it answers, as OpenAPI 3.1.
+
+Written in Python, as most answers are those of many operations: what is said once here stands once
+in the document too, below ``components``, and everything else refers to it by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from httpnas import __version__
+from httpnas.web.openapi.answers import RESPONSES, json_of
+from httpnas.web.openapi.fields import HEADERS, PARAMETERS
+from httpnas.web.openapi.schemas import (
+    BINARY,
+    HERE,
+    SCHEMAS,
+    TEXT,
+    Json,
+    curl_lines,
+    ref_to,
+    schema_of,
+)
+
+_ALWAYS = {
+    400: "BadRequest",
+    408: "Timeout",
+    414: "TargetTooLong",
+    417: "NotExpected",
+    421: "OtherHost",
+    431: "HeadersTooLarge",
+    500: "Failed",
+    501: "NotImplemented",
+}
+_READING = {403: "Forbidden", 404: "NotFound", 503: "Busy"}
+_CHANGING = {**_READING, 409: "Conflict", 412: "ConditionFailed", 507: "Full"}
+_RECEIVING = {**_CHANGING, 413: "TooLarge", 415: "Encoded"}
+_SENDING = {**_READING, 412: "ConditionFailed", 416: "NoSuchRange"}
+_VERB = {405: "MethodNotAllowed"}
+
+_CONDITIONS = ("IfMatch", "IfUnmodifiedSince", "IfNoneMatch", "IfModifiedSince")
+_CHANGE = ("IfMatch", "IfUnmodifiedSince", "UnlessMatch", "Origin")
+_DIGESTS = ("ContentDigest", "ReprDigest", "ContentMD5")
+_SHARE = ("Sort", "Order", "Limit", "After")
+
+_OCTETS: Json = {"application/octet-stream": {"schema": BINARY}}
+_MOVE = json_of(schema_of("Move"))
+_FORM: Json = {
+    "required": True,
+    "content": {"multipart/form-data": {"schema": schema_of("Form")}},
+}
+
+
+def _operation(
+    identity: str,
+    summary: str,
+    answers: Mapping[int, str],
+    *parameters: str,
+    **more: object,
+) -> Json:
+    """Return an operation.
+
+    :param identity: its name for programs.
+    :param answers: of :data:`RESPONSES` by status, besides :data:`_ALWAYS`.
+    :param parameters: of :data:`PARAMETERS`, besides those of its path.
+    """
+    every = sorted({**_ALWAYS, **answers}.items())
+    return {
+        "operationId": identity,
+        "summary": summary,
+        **more,
+        "parameters": [ref_to("parameters", name) for name in parameters],
+        "responses": {str(status): ref_to("responses", name) for status, name in every},
+    }
+
+
+def _head(get: Json) -> Json:
+    """Return the HEAD that goes with *get*, in which ranges mean nothing."""
+    ranges = [ref_to("parameters", name) for name in ("Range", "IfRange")]
+    return {
+        "operationId": f"{get['operationId']}Head",
+        "summary": "The headers of what GET answers",
+        "parameters": [parameter for parameter in get["parameters"] if parameter not in ranges],
+        "responses": {
+            status: answer
+            for status, answer in get["responses"].items()
+            if status not in ("206", "416")
+        },
+    }
+
+
+def _path(tag: str, *parameters: str, **operations: Json) -> Json:
+    """Return what can be asked of a path; HEAD goes with GET.
+
+    :param parameters: of all its operations.
+    """
+    if "get" in operations:
+        operations["head"] = _head(operations["get"])
+        operations.setdefault("options", _options(operations["get"]["operationId"] + "Options"))
+    every = [ref_to("parameters", name) for name in parameters]
+    trace = [ref_to("parameters", name) for name in ("RequestID", "Traceparent")]
+    # The page shows operations and parameters in this order: what people come for stands first.
+    return {
+        method: {
+            "tags": [tag],
+            **operations[method],
+            "parameters": [*every, *operations[method]["parameters"], *trace],
+        }
+        for method in ("get", "post", "put", "delete", "head", "options")
+        if method in operations
+    }
+
+
+def _options(identity: str) -> Json:
+    answers = {204: "Methods", 503: "Busy"}
+    return _operation(identity, "The methods that can be used here", answers)
+
+
+def _page(identity: str, summary: str, answer: str = "Page") -> Json:
+    answers = {200: answer, 304: "PageNotModified"}
+    get = _operation(identity, summary, answers, "IfNoneMatch", "IfModifiedSince")
+    return _path("pages", get=get)
+
+
+_FILE: Json = {
+    "/file": _path(
+        "file",
+        get=_operation(
+            "checkStorage", "Can the storage be written to?", {200: "Done", 503: "Busy"}
+        ),
+        options=_options("checkOptions"),
+    ),
+    "/file/": _path(
+        "file",
+        get=_operation(
+            "listRoot",
+            "List the root",
+            {**_READING, 200: "Listed"},
+            *_SHARE,
+            description="As text, JSON or HTML, whichever `Accept` would rather have."
+            + curl_lines(
+                f"curl {HERE}/file/",
+                f"curl -H 'Accept: application/json' '{HERE}/file/?sort=size&order=desc&limit=9'",
+            ),
+        ),
+        options=_options("rootOptions"),
+    ),
+    "/file/{name}": _path(
+        "file",
+        "Name",
+        get=_operation(
+            "download",
+            "Download a file, or list a folder",
+            {
+                **_SENDING,
+                **_VERB,
+                200: "FileOrListing",
+                206: "Part",
+                301: "IntoFolder",
+                304: "NotModified",
+            },
+            "Range",
+            "IfRange",
+            *_CONDITIONS,
+            "WantReprDigest",
+            *_SHARE,
+            description="What is sent is the version that was opened, whatever happens to the name "
+            "meanwhile. Ranges, conditions and digests are about a file, the query is about a "
+            "folder."
+            + curl_lines(
+                f"curl {HERE}/file/demo/numbers.txt",
+                f"curl -r 0-3 {HERE}/file/demo/numbers.txt",
+                f"curl -H 'Accept: application/json' {HERE}/file/demo",
+            ),
+        ),
+        post=_operation(
+            "upload",
+            "Create or replace a file",
+            {**_RECEIVING, **_VERB, 200: "Stored"},
+            *_CHANGE,
+            *_DIGESTS,
+            "Expect",
+            description="The folders on the way are made. Until all has come the old content is "
+            "served; what ends early changes nothing."
+            + curl_lines(
+                f"seq 1 5 | curl -X POST -T - {HERE}/file/demo/numbers.txt",
+                f"curl -X POST -H 'If-None-Match: *' -d mine {HERE}/file/demo/claim",
+            ),
+            requestBody={
+                "description": "Any bytes, of any type and length.",
+                "content": {
+                    "text/plain": {"schema": TEXT, "example": "1\n2\n3\n4\n5\n"},
+                    **_OCTETS,
+                },
+            },
+        ),
+        put=_operation(
+            "append",
+            "Append to a file; move it, when the body is JSON",
+            {**_RECEIVING, **_VERB, 200: "AppendedOrMoved", 409: "AppendConflict"},
+            *_CHANGE,
+            "UploadOffset",
+            "IdempotencyKey",
+            *_DIGESTS,
+            "Expect",
+            description="The body lands at the end, whole and in one piece or not at all, however "
+            "many clients append."
+            + curl_lines(
+                f"echo 6 | curl -T - {HERE}/file/demo/numbers.txt",
+                f"echo 7 | curl -T - -H 'Idempotency-Key: task-7' {HERE}/file/demo/numbers.txt",
+                "curl -X PUT -H 'Content-Type: application/json' \\",
+                f'  -d \'{{"path": "archive/numbers.txt"}}\' {HERE}/file/demo/numbers.txt',
+            ),
+            requestBody={
+                "description": "Any bytes, of any type but `application/json`: to append JSON, "
+                "call it `application/x-ndjson`.",
+                "content": {
+                    "text/plain": {"schema": TEXT, "example": "6\n"},
+                    **_OCTETS,
+                    **_MOVE,
+                },
+            },
+        ),
+        delete=_operation(
+            "delete",
+            "Remove a file, or a folder with all in it",
+            {**_CHANGING, **_VERB, 200: "Done"},
+            *_CHANGE,
+            description=curl_lines(f"curl -X DELETE {HERE}/file/demo").strip(),
+        ),
+        options=_options("nameOptions"),
+    ),
+    "/file/{name}/wc": _path(
+        "file",
+        "Name",
+        get=_operation(
+            "countLines",
+            "Count the lines of a file",
+            {**_READING, 200: "Lines", 409: "Conflict"},
+            description="The newlines, as `wc -l` counts. A file of the name `wc` is reached as "
+            "`demo%2Fwc`." + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
+        ),
+        options=_options("countOptions"),
+    ),
+    "/file/{name}/mv": _path(
+        "file",
+        "Name",
+        put=_operation(
+            "move",
+            "Move a file or folder",
+            {**_CHANGING, 200: "Done", 415: "Encoded"},
+            *_CHANGE,
+            "Expect",
+            description="A file at the new name is replaced, a folder is not. `If-None-Match: *` "
+            "is about the new name, the other conditions are about the old one."
+            + curl_lines(
+                'curl -X PUT -d \'{"path": "archive/numbers.txt"}\' \\',
+                f"  {HERE}/file/demo/numbers.txt/mv",
+            ),
+            requestBody={"required": True, "content": _MOVE},
+        ),
+        options=_options("moveOptions"),
+    ),
+}
+
+_FILES: Json = {
+    "/files/": _path(
+        "files",
+        post=_operation(
+            "uploadForm",
+            "Store the files of a form in the root",
+            {**_RECEIVING, 202: "FormStored", 415: "NotAForm"},
+            *_CHANGE,
+            "Expect",
+            description="The files that had come whole are kept when the form breaks off: `stored` "
+            "in the problem has their names. HTML is answered when `Accept` would rather have it."
+            + curl_lines(f"curl -F file=@numbers.txt {HERE}/files/"),
+            requestBody=_FORM,
+        ),
+        options=_options("formOptions"),
+    ),
+    "/files/{name}": _path(
+        "files",
+        "FormName",
+        get=_operation(
+            "save",
+            "Download a file, to be saved",
+            {
+                **_SENDING,
+                200: "Attachment",
+                206: "AttachmentPart",
+                304: "AttachmentNotModified",
+                409: "Conflict",
+            },
+            "Range",
+            "IfRange",
+            *_CONDITIONS,
+            "WantReprDigest",
+            description=curl_lines(f"curl -OJ {HERE}/files/demo/numbers.txt").strip(),
+        ),
+        post=_operation(
+            "uploadFormIntoFolder",
+            "Store the files of a form in a folder",
+            {**_RECEIVING, 202: "FormStored", 415: "NotAForm"},
+            *_CHANGE,
+            "Expect",
+            description="As in the root; the folder is made when there is none."
+            + curl_lines(f"curl -F file=@numbers.txt {HERE}/files/demo"),
+            requestBody=_FORM,
+        ),
+        options=_options("saveOptions"),
+    ),
+}
+
+_OPERATIONS: Json = {
+    "/health": _path(
+        "operations", get=_operation("health", "Is the daemon alive?", {200: "Alive"})
+    ),
+    "/ready": _path(
+        "operations",
+        get=_operation(
+            "ready",
+            "May requests come?",
+            {200: "Ready", 503: "NotReady"},
+            description="Not while the daemon is stopping, the storage fails or can not be written "
+            "to, or less than `--headroom` is free.",
+        ),
+    ),
+    "/metrics": _path(
+        "operations", get=_operation("metrics", "Metrics, for Prometheus", {200: "Metrics"})
+    ),
+    "/transfers": _path(
+        "operations",
+        get=_operation(
+            "transfers",
+            "Transfers that run, and the latest that have ended",
+            {200: "Transfers"},
+            "Latest",
+            description=curl_lines(f"curl '{HERE}/transfers?limit=10'").strip(),
+        ),
+    ),
+}
+
+_PAGES: Json = {
+    "/": _page("home", "What is stored, for people"),
+    "/docs": _page("docs", "This document, for people"),
+    "/openapi.json": _page("openapi", "This document", "Document"),
+}
+
+_ABOUT = f"""\
+Files lie below one folder, the *root*, and are read and written by plain HTTP:
+
+```sh
+seq 1 5 | curl -X POST -T - {HERE}/file/demo/numbers.txt   # create or replace
+echo 6 | curl -T - {HERE}/file/demo/numbers.txt            # append
+curl {HERE}/file/demo/numbers.txt                          # read
+curl {HERE}/file/demo/                                     # list
+curl -X DELETE {HERE}/file/demo                            # remove
+```
+
+Two doors lead to the same files. At `/file`, the body of a request is the file. At `/files`, forms
+bring files and browsers save them. There is no authentication.
+
+**A change** is true when it is answered with 200 or 202: it is on stable storage, unless the daemon
+runs with `--durability none`. A file appears whole or not at all.
+
+**A refusal** is a problem document (RFC 9457); its `detail` says what to do. A method that a path
+does not have is refused with 405, a path that is not here with 404.
+
+**Every answer** has an `X-Request-ID`, which is what the daemon's log calls the request.
+
+*Try it out*, below, is about the real files of this daemon.
+"""
+
+
+def document() -> bytes:
+    """Return the document."""
+    members = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "httpnas",
+            "version": __version__,
+            "summary": "Network-attached storage over plain HTTP, for those who have only curl",
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "The daemon that this comes from"}],
+        "tags": [
+            {"name": "file", "description": "POST creates or replaces, PUT appends or moves."},
+            {"name": "files", "description": "Forms and downloads, as simple-fs has them."},
+            {"name": "operations", "description": "About the daemon, for those who run it."},
+            {"name": "pages", "description": "For people."},
+        ],
+        "paths": {**_FILE, **_FILES, **_OPERATIONS, **_PAGES},
+        "components": {
+            "schemas": SCHEMAS,
+            "parameters": PARAMETERS,
+            "headers": {name: header for name, (_, header) in HEADERS.items()},
+            "responses": RESPONSES,
+        },
+    }
+    return json.dumps(members, ensure_ascii=False).encode()

@@ -1,0 +1,179 @@
+"""Answers, each of them given by many operations."""
+
+from __future__ import annotations
+
+from httpnas.web.openapi.fields import HEADERS
+from httpnas.web.openapi.schemas import TEXT, Json, object_of, ref_to, schema_of
+
+
+def _answer(description: str, content: Json | None = None, *headers: str) -> Json:
+    """Return an answer.
+
+    :param content: schemas and examples by media type, None for no body at all.
+    :param headers: of :data:`HEADERS`, besides the one that every answer has.
+    """
+    fields = {HEADERS[name][0]: ref_to("headers", name) for name in ("RequestID", *headers)}
+    body = {} if content is None else {"content": content}
+    return {"description": description, "headers": fields, **body}
+
+
+def _problem(description: str, *headers: str, schema: str = "Problem") -> Json:
+    content = {"application/problem+json": {"schema": schema_of(schema)}}
+    return _answer(description, content, *headers)
+
+
+def json_of(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _is(word: str) -> Json:
+    return json_of(object_of({"status": {"const": word}}, additionalProperties=False))
+
+
+_DONE: Json = {"text/plain": {"schema": {"const": "OK"}}}
+_PLAIN: Json = {"text/plain": {"schema": TEXT}}
+_HTML: Json = {"text/html": {"schema": TEXT}}
+_BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of whatever type."}}}
+_OF_A_FILE = ("ETag", "Changed", "Ranges", "NoSniff", "Policy")
+_OF_A_PART = (*_OF_A_FILE, "Part", "Digest")
+_OF_A_PAGE = ("ETag", "NoCache", "NoSniff", "Policy", "Referrer")
+
+_PART = "The bytes that were asked for; several ranges come as `multipart/byteranges`."
+
+RESPONSES: Json = {
+    "Done": _answer("It is done.", _DONE),
+    "Methods": _answer("What can be done here.", None, "Allow"),
+    "Listed": _answer(
+        "The folder; as text, one name a line.",
+        {
+            "text/plain": {"schema": TEXT, "example": "done\nnumbers.txt\n"},
+            **json_of(schema_of("Listing")),
+            **_HTML,
+        },
+        "Vary",
+        "NoSniff",
+        "Policy",
+    ),
+    "FileOrListing": _answer(
+        "The file, with the type that its extension stands for (none when nobody knows it), or "
+        "the folder in one of three forms.",
+        {
+            "text/plain": {
+                "schema": TEXT,
+                "examples": {
+                    "file": {"summary": "A file", "value": "1\n2\n3\n4\n5\n"},
+                    "folder": {"summary": "A folder", "value": "done\nnumbers.txt\n"},
+                },
+            },
+            **json_of(
+                {
+                    "anyOf": [
+                        schema_of("Listing"),
+                        {"title": "File", "description": "Any that is JSON."},
+                    ]
+                }
+            ),
+            **_HTML,
+            **_BYTES,
+        },
+        "FileETag",
+        "FileChanged",
+        "FileRanges",
+        "Digest",
+        "FolderVary",
+        "NoSniff",
+        "Policy",
+    ),
+    "Part": _answer(_PART, _BYTES, *_OF_A_PART),
+    "NotModified": _answer("The client has this version.", None, *_OF_A_FILE),
+    "Attachment": _answer("The file.", _BYTES, *_OF_A_FILE, "Digest", "Attached"),
+    "AttachmentPart": _answer(_PART, _BYTES, *_OF_A_PART, "Attached"),
+    "AttachmentNotModified": _answer("The client has this version.", None, *_OF_A_FILE, "Attached"),
+    "IntoFolder": _answer(
+        "A folder, asked for as HTML, whose path has no slash at its end.",
+        _PLAIN,
+        "Location",
+        "Vary",
+    ),
+    "Lines": _answer(
+        "The number of newlines.",
+        {"text/plain": {"schema": {"type": "string", "pattern": "^[0-9]+$"}, "example": "5"}},
+    ),
+    "Stored": _answer("The file has this content, and this version.", _DONE, "ETag"),
+    "AppendedOrMoved": _answer("It is appended, or moved.", _DONE, "NewETag", "NewLength"),
+    "FormStored": _answer(
+        "The files are stored; 202 is what simple-fs gives.",
+        {**json_of(schema_of("Message")), **_HTML},
+        "PagePolicy",
+    ),
+    "Alive": _answer("The daemon lives, whatever has become of its storage.", _is("alive")),
+    "Ready": _answer("Requests may come.", _is("ready")),
+    "Metrics": _answer(
+        "What has been counted and measured.",
+        {
+            "text/plain": {
+                "schema": TEXT,
+                "example": "httpnas_connections 3.0\ndisk_used 0.42\n",
+            },
+            "application/openmetrics-text": {"schema": TEXT},
+        },
+    ),
+    "Transfers": _answer(
+        "What runs, and what has ended.", json_of(schema_of("Transfers")), "NoStore"
+    ),
+    "Page": _answer("The page.", _HTML, *_OF_A_PAGE),
+    "Document": _answer(
+        "What you are reading.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
+    ),
+    "PageNotModified": _answer("The client has it.", None, *_OF_A_PAGE),
+    # Refusals
+    "BadRequest": _problem(
+        "It can not be understood: a bad name, query or field, a digest that does not match, JSON "
+        "that is not a move, a form that is broken, what is not HTTP."
+    ),
+    "Forbidden": _problem(
+        "The daemon's own folder or the root is not to be changed, or the storage's permissions "
+        "forbid it, or a page of another site asks for a change."
+    ),
+    "NotFound": _problem("There is nothing, or a link, or a special file."),
+    "MethodNotAllowed": _problem(
+        "A name that ends in `/wc` or `/mv` takes other methods.", "Allow"
+    ),
+    "Timeout": _problem("The headers or the body did not move on."),
+    "Conflict": _problem("A folder stands where a file is needed, or the other way round."),
+    "AppendConflict": _problem(
+        "The file has another length than expected; or a folder stands where a file is needed, or "
+        "the other way round.",
+        "TrueLength",
+    ),
+    "ConditionFailed": _problem("A condition does not hold."),
+    "TooLarge": _problem(
+        "The body is larger than the daemon (`--max-upload`) or the file system takes."
+    ),
+    "TargetTooLong": _problem(
+        "The request line has more than 8,192 bytes, or the name more than 4,096."
+    ),
+    "Encoded": _problem(
+        "The body has a `Content-Encoding`; bodies are stored as they come.", "Uncoded"
+    ),
+    "NotAForm": _problem(
+        "The body is no form, or has a `Content-Encoding`.", "FormOnly", "Uncoded"
+    ),
+    "NoSuchRange": _problem(
+        "No range has a byte in the file.", "Whole", "Ranges", "NoSniff", "Policy"
+    ),
+    "NotExpected": _problem("`Expect` has something else than `100-continue`."),
+    "OtherHost": _problem("The daemon does not go by the name in `Host` (`--hosts`)."),
+    "HeadersTooLarge": _problem("The headers have more than 100 lines or 16,384 bytes."),
+    "Failed": _problem("The daemon or its storage failed; the log tells how."),
+    "NotImplemented": _problem(
+        "The method is in small letters, or `Transfer-Encoding` is not `chunked`."
+    ),
+    "Busy": _problem(
+        "The storage does not answer as it should, others change the name without pause, or the "
+        "daemon is stopping.",
+        "RetryAfter",
+    ),
+    "NotReady": _problem("Requests had better not come.", "RetryAfter", schema="NotReady"),
+    "Full": _problem("There is not enough space left."),
+}

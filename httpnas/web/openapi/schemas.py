@@ -1,0 +1,218 @@
+"""What bodies and headers of the API are made of, and the words of which all of it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+HERE = "http://localhost:3000"
+UUID = "3f0e8c5a-6a7d-4c0b-9d0e-5f6a2b1c7d84"
+TAG = '"2a-a-1797ae5f8b1d6500"'
+TAGS = r'^(\*|(W/)?"[!#-~]*"(, *(W/)?"[!#-~]*")*)$'
+IDENTITY = "[A-Za-z0-9._~-]{1,128}"
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+BINARY: Json = {"type": "string", "format": "binary"}
+
+
+def ref_to(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def schema_of(name: str) -> Json:
+    return ref_to("schemas", name)
+
+
+def object_of(required: Json, optional: Json | None = None, **more: object) -> Json:
+    """Return the schema of an object with the properties *required* and *optional*."""
+    properties = {**required, **(optional or {})}
+    return {"type": "object", "required": [*required], "properties": properties, **more}
+
+
+def text_like(*examples: str, **more: object) -> Json:
+    return {"type": "string", **more, "examples": list(examples)}
+
+
+def curl_lines(*lines: str) -> str:
+    return "\n".join(["", "", "```sh", *lines, "```"])
+
+
+SCHEMAS: Json = {
+    "Problem": object_of(
+        {
+            "type": {"const": "about:blank", "description": "The status tells the kind."},
+            "title": {"type": "string", "description": "The status in words."},
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": {"type": "string", "minLength": 1, "description": "For people."},
+            "instance": {
+                "type": "string",
+                "pattern": f"^#{IDENTITY}$",
+                "description": "`#` and the `X-Request-ID` of the answer, which is in the log.",
+            },
+        },
+        {
+            "stored": {
+                "type": "array",
+                "items": TEXT,
+                "description": "Of a form at `/files` only: which of its files are stored.",
+            },
+        },
+        description="What is wrong and what to do about it (RFC 9457).",
+        examples=[
+            {
+                "type": "about:blank",
+                "title": "Conflict",
+                "status": 409,
+                "detail": "This name is a folder, not a file.",
+                "instance": f"#{UUID}",
+            }
+        ],
+    ),
+    "NotReady": object_of(
+        {"reasons": {"type": "array", "items": TEXT, "minItems": 1}},
+        allOf=[schema_of("Problem")],
+        examples=[
+            {
+                "type": "about:blank",
+                "title": "Service Unavailable",
+                "status": 503,
+                "detail": "The daemon is stopping.",
+                "instance": f"#{UUID}",
+                "reasons": ["The daemon is stopping."],
+            }
+        ],
+    ),
+    "Listing": object_of(
+        {
+            "path": {"type": "string", "description": "The folder's name; empty for the root."},
+            "entries": {"type": "array", "items": schema_of("Entry")},
+            "next": {
+                "type": ["string", "null"],
+                "description": "The `after` of the next page; null when this is the last one.",
+            },
+        },
+        additionalProperties=False,
+        examples=[
+            {
+                "path": "demo",
+                "entries": [
+                    {
+                        "name": "done",
+                        "type": "folder",
+                        "size": None,
+                        "mtime": 1700000000.25,
+                        "etag": None,
+                    },
+                    {
+                        "name": "numbers.txt",
+                        "type": "file",
+                        "size": 10,
+                        "mtime": 1700000000.5,
+                        "etag": TAG,
+                    },
+                ],
+                "next": None,
+            }
+        ],
+    ),
+    "Entry": object_of(
+        {
+            "name": {"type": "string", "pattern": "^[^/]+$"},
+            "type": {"enum": ["file", "folder"]},
+            "size": {
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "description": "In bytes; null for a folder.",
+            },
+            "mtime": {"type": "number", "description": "In seconds since the epoch."},
+            "etag": {
+                "anyOf": [schema_of("EntityTag"), {"type": "null"}],
+                "description": "Null for a folder.",
+            },
+        },
+        additionalProperties=False,
+    ),
+    "EntityTag": text_like(TAG, pattern='^"[!#-~]+"$'),
+    "HttpDate": text_like(
+        "Tue, 14 Nov 2023 22:13:20 GMT",
+        pattern="^[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT$",
+    ),
+    "Digests": text_like(
+        "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+        pattern="^sha-(256|512)=:[A-Za-z0-9+/]+=*:(, *sha-(256|512)=:[A-Za-z0-9+/]+=*:)*$",
+    ),
+    "Move": object_of(
+        {
+            "path": {
+                "type": "string",
+                "minLength": 1,
+                "description": "The new name, from the root on, percent-decoded once.",
+            }
+        },
+        examples=[{"path": "archive/numbers.txt"}],
+    ),
+    "Form": object_of(
+        {
+            "file": {
+                "type": "array",
+                "items": BINARY,
+                "minItems": 1,
+                "description": "The files, each with its name. The field may have any name.",
+            }
+        }
+    ),
+    "Message": object_of(
+        {"message": TEXT},
+        additionalProperties=False,
+        examples=[{"message": "numbers.txt upload task submitted."}],
+    ),
+    "Transfers": object_of(
+        {
+            "running": {"type": "array", "items": schema_of("Transfer")},
+            "ended": {
+                "type": "array",
+                "items": schema_of("EndedTransfer"),
+                "description": "The latest first.",
+            },
+        },
+        additionalProperties=False,
+    ),
+    "Transfer": object_of(
+        {
+            "id": {"type": "string", "description": "The `X-Request-ID` of the request."},
+            "client": {"type": ["string", "null"], "description": "Its address."},
+            "verb": {"enum": ["upload", "append", "download", "move", "delete"]},
+            "name": {"type": "string", "pattern": "^/"},
+            "since": {"type": "string", "format": "date-time"},
+            "seconds": {"type": "number", "minimum": 0},
+            "bytes": {**COUNT, "description": "Of content, so far."},
+            "bytes_per_second": COUNT,
+        },
+        {"to": {"type": "string", "pattern": "^/", "description": "Of a move only."}},
+        examples=[
+            {
+                "id": UUID,
+                "client": "127.0.0.1",
+                "verb": "upload",
+                "name": "/dump/numbers.gz",
+                "since": "2023-11-14T22:13:20.500Z",
+                "seconds": 1.5,
+                "bytes": 3145728,
+                "bytes_per_second": 2097152,
+            }
+        ],
+    ),
+    "EndedTransfer": object_of(
+        {"outcome": {"enum": ["done", "refused", "client gone", "client too slow", "failed"]}},
+        {
+            "status": {
+                "type": "integer",
+                "minimum": 400,
+                "maximum": 599,
+                "description": "Of an answer that told of no success.",
+            }
+        },
+        allOf=[schema_of("Transfer")],
+    ),
+}
