@@ -46,10 +46,9 @@ def move(storage: Storage, name: bytes, target: bytes, check: Check, create_only
     refuse_private(target)
     if target.startswith(name + b"/"):
         raise IntoItself("a folder can not be moved into itself")
-    # Now, before its folders are made.
-    status = storage.root.stat(target)
-    if status is not None and create_only:
-        raise NameTaken("the destination exists")
+    # Whether it may be replaced is decided under the locks: whoever made it may have taken the
+    # source for it, and then that is what is missing.
+    status = None if create_only else storage.root.stat(target)
     if status is not None and not (version.is_file(status) or version.is_folder(status)):
         raise NoSuchFile("the destination is neither a file nor a folder")
     with translated():

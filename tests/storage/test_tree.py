@@ -176,6 +176,27 @@ def test_create_only_moves_onto_nothing_that_is_there(
     assert os.readlink(root / "link") == "nothing"
 
 
+def test_a_source_that_was_moved_to_the_destination_meanwhile_is_what_is_missing(
+    storage: Storage, root: Path, renaming: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To say that the destination is taken would tell of a moment in which both were there."""
+    upload(storage, b"old", b"x")
+
+    def others_first(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(name: bytes, *arguments: Any) -> Any:
+            if name == b"new" and (root / "old").exists():
+                (root / "old").rename(root / "new")
+            return call(name, *arguments)
+
+        return called
+
+    for step in ("stat", "make_parent"):
+        monkeypatch.setattr(storage.root, step, others_first(getattr(storage.root, step)))
+    with pytest.raises(NoSuchFile):
+        storage.move(b"old", b"new", anything, create_only=True)
+    assert (root / "new").read_bytes() == b"x"
+
+
 def test_of_many_create_only_moves_to_one_name_exactly_one_wins(
     storage: Storage, renaming: str
 ) -> None:
