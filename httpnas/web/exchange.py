@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -120,3 +121,9 @@ def answer(
         request.setHeader(b"Content-Length", b"%d" % len(body))
     request.write(body)
     request.finish()
+
+
+def answer_json(request: StreamingRequest, document: object, status: int = 200) -> None:
+    """Answer *request* with *document* as JSON, if there is still somebody to answer."""
+    body = json.dumps(document, ensure_ascii=False).encode()
+    answer(request, body, status, b"application/json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from datetime import datetime
 from functools import partial
@@ -14,7 +13,7 @@ from httpnas.storage.errors import IsFolder
 from httpnas.storage.listing import Folder
 from httpnas.web.digests import expected_digests
 from httpnas.web.downloads import send_file
-from httpnas.web.exchange import Exchange, answer
+from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.multipart import Part, Parts, boundary_of
 from httpnas.web.names import BadName, check_name, decode_name
 from httpnas.web.negotiation import listing_format
@@ -79,11 +78,13 @@ class FilesDoor:
             refuse_private(folder)
         parts = await self._begin(request)
         stored: list[str] = []
+        length = 0
         try:
             while (part := await parts.next()) is not None:
                 if part.filename:
                     stored.append(await self._store(request, folder, part))
-                    if sum(map(len, stored)) > _NAMES:
+                    length += len(stored[-1])
+                    if length > _NAMES:
                         raise Problem(413, "The names in one form are too long in all; send less.")
         except Exception as error:
             problem = problem_of(error)
@@ -148,5 +149,4 @@ def _accept(request: StreamingRequest, message: str) -> None:
         request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
         answer(request, page.encode(), 202, b"text/html; charset=utf-8")
     else:
-        document = json.dumps({"message": message}, ensure_ascii=False)
-        answer(request, document.encode(), 202, b"application/json")
+        answer_json(request, {"message": message}, 202)

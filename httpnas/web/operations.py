@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Space
-from httpnas.web.exchange import Exchange, answer
+from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.metrics import Metrics
 from httpnas.web.problems import busy
 from httpnas.web.query import limit_of, parse_query
@@ -38,14 +37,14 @@ class Operations:
 
     async def health(self, request: StreamingRequest) -> None:
         """Tell that the daemon lives, whatever has become of its storage."""
-        _answer_json(request, {"status": "alive"})
+        answer_json(request, {"status": "alive"})
 
     async def ready(self, request: StreamingRequest) -> None:
         """Tell whether requests had better come here, and why not."""
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
             raise busy(" ".join(reasons)).extended(reasons=reasons)
-        _answer_json(request, {"status": "ready"})
+        answer_json(request, {"status": "ready"})
 
     def _own_reasons(self, request: StreamingRequest) -> list[str]:
         reasons = []
@@ -82,9 +81,4 @@ class Operations:
         """Show the transfers that run, and the latest that have ended."""
         limit = limit_of(parse_query(request.query))
         request.setHeader(b"Cache-Control", b"no-store")
-        _answer_json(request, self._exchange.trace.record(limit))
-
-
-def _answer_json(request: StreamingRequest, document: object) -> None:
-    body = json.dumps(document, ensure_ascii=False).encode()
-    answer(request, body, content_type=b"application/json")
+        answer_json(request, self._exchange.trace.record(limit))
