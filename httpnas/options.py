@@ -65,6 +65,13 @@ def _positive_seconds(value: str) -> float:
     return seconds
 
 
+def _patience(value: str) -> float:
+    seconds = _seconds(value)
+    if seconds < 5:
+        raise ValueError("less than 5 seconds are too few")
+    return seconds
+
+
 def _names(value: str) -> list[bytes]:
     if not value.isascii():
         raise ValueError(f"{value!r} is not ASCII")
@@ -155,6 +162,14 @@ _OPTIONS = (
         "300",
         _positive_seconds,
         "Seconds in which a transfer must move 64 KiB, or it is ended.",
+    ),
+    _Option(
+        "patience",
+        None,
+        "HTTPNAS_PATIENCE",
+        "45",
+        _patience,
+        "Seconds that a storage is waited for that does not answer, before requests get 503.",
     ),
     _Option(
         "drain",

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -72,7 +72,7 @@ def make_site(
         log_request(request)
         metrics.request_ended(request)
 
-    return StreamingSite(router.resource(), reactor, limits, ended)
+    return StreamingSite(router.resource(), reactor, limits, exchange.watchdog, ended)
 
 
 class Daemon(Service):
@@ -89,15 +89,15 @@ class Daemon(Service):
     def __init__(self, reactor: Any, options: Options, storage: Storage, metrics: Metrics) -> None:
         self._reactor = reactor
         self._options = options
-        self._storage = storage
         self._disk = Disk(reactor)
-        exchange = Exchange(storage, self._disk, options["max-upload"])
+        exchange = Exchange(storage, self._disk, options["max-upload"], options["patience"])
+        self._exchange = exchange
         limits = Limits(stall=options["stall"])
         self.site = make_site(reactor, exchange, limits, metrics, options)
         self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         self.ports: list[IListeningPort] = []
         self._signals = 0
-        self._reclaiming = LoopingCall(lambda: self._disk.chore(storage.reclaim_abandoned()))
+        self._reclaiming = LoopingCall(self._reclaim)
         self._reclaiming.clock = reactor
 
     def setServiceParent(self, parent: Any) -> None:
@@ -125,7 +125,7 @@ class Daemon(Service):
         # What is there now stays: looking through it for garbage would hold up the reactor.
         gc.collect()
         gc.freeze()
-        if not self._storage.has_xattrs:
+        if not self._exchange.storage.has_xattrs:
             self._log.warn(
                 "the file system keeps no user xattrs: records of files are kept beside them, "
                 "which makes uploads and appends slower"
@@ -143,6 +143,9 @@ class Daemon(Service):
             durability=self._options["durability"],
         )
 
+    def _reclaim(self) -> Deferred[None]:
+        return self._disk.chore(self._exchange.storage.reclaim_abandoned())
+
     def _take_signals(self) -> None:
         """Stop at a signal with status 0; ``twistd``'s own handlers end with the signal's."""
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,29 +158,20 @@ class Daemon(Service):
         else:
             self._log.warn("a second signal: what still runs is cut off")
             self.site.abort()
-            self._leave_after(_LAST)
+            _leave_after(_LAST, self._tell_of_hang)
 
     async def _stop(self) -> None:
         drain = self._options["drain"]
         self._log.info("draining for up to {seconds} seconds", seconds=drain)
-        leaving = self._leave_after(drain + _LAST)
+        leaving = _leave_after(drain + _LAST, self._tell_of_hang)
         await self.site.drain(drain, self._stop_listening)
         self._reclaiming.stop()
         self._disk.stop()
-        self._storage.close()
+        self._exchange.storage.close()
         leaving.cancel()
 
-    def _leave_after(self, seconds: float) -> threading.Timer:
-        """End without a disk that hangs, in a thread of its own as the reactor may wait for it."""
-
-        def leave() -> None:
-            self._log.critical("the disk does not come back: ended without waiting for it")
-            os._exit(1)
-
-        leaving = threading.Timer(seconds, leave)
-        leaving.daemon = True
-        leaving.start()
-        return leaving
+    def _tell_of_hang(self) -> None:
+        self._log.critical("the disk does not come back: ended without waiting for it")
 
     def _stop_listening(self) -> Deferred[Any]:
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
@@ -203,8 +197,24 @@ def _address(port: IListeningPort) -> str:
     return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
 
 
+def _leave_after(seconds: float, say_why: Callable[[], object]) -> threading.Timer:
+    """End without a disk that hangs, in a thread of its own as all others may wait for it."""
+
+    def leave() -> None:
+        say_why()
+        os._exit(1)
+
+    leaving = threading.Timer(seconds, leave)
+    leaving.daemon = True
+    leaving.start()
+    return leaving
+
+
 def _open_storage(options: Options, metrics: Metrics) -> Storage:
     path = options["storage"]
+    leaving = _leave_after(
+        options["patience"], lambda: give_up(f"--storage {path}: it does not answer")
+    )
     try:
         if not os.path.isdir(path):
             os.makedirs(path)
@@ -213,6 +223,8 @@ def _open_storage(options: Options, metrics: Metrics) -> Storage:
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise give_up(f"--storage {path}: {reason}") from error
+    finally:
+        leaving.cancel()
 
 
 def makeService(options: Options) -> IService:

@@ -34,7 +34,7 @@ PATIENCE = 20.0
 ROOT = Path(__file__).parent.parent
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 #: Options that a site needs.
-DEFAULTS: dict[str, Any] = {"cors-origins": [], "hosts": [], "headroom": 0}
+DEFAULTS: dict[str, Any] = {"cors-origins": [], "hosts": [], "headroom": 0, "patience": 45}
 
 
 class Nas:
@@ -54,8 +54,8 @@ class Nas:
         self.storage = Storage(str(root), durable, metrics.step)
         self.disk = Disk(reactor)
         self.disk.start()
-        self.exchange = Exchange(self.storage, self.disk, max_upload)
         options = {**DEFAULTS, **options}
+        self.exchange = Exchange(self.storage, self.disk, max_upload, options["patience"])
         self.site = make_site(reactor, self.exchange, limits or Limits(), metrics, options)
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port

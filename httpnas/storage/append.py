@@ -90,7 +90,7 @@ class Append:
                 done = keys.outcome(fd, self._key, present, storage.records)
                 if done is not None:
                     return done
-            check(present)
+            check(lambda: present)
             if expected is not None and expected != present.size:
                 raise WrongOffset(present.size)
             return self._extend(fd, present)

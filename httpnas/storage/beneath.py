@@ -180,12 +180,14 @@ class Root:
             try:
                 folder = self._open(parent, _LOOK | os.O_DIRECTORY)
             except FileNotFoundError:
+                os.fstat(self.fd)  # fails when it is the volume that is not there
                 return None
             except NotADirectoryError as error:
                 raise NotAFolder(_IN_THE_WAY) from error
             try:
                 return os.stat(leaf, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
+                os.fstat(self.fd)
                 return None
             finally:
                 os.close(folder)

@@ -151,7 +151,8 @@ class Folder:
         try:
             # Unlike this, an entry's own stat does not let other threads run in every Python.
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except OSError:
+        except FileNotFoundError:
+            os.fstat(self.fd)  # fails when it is the volume that is not there
             return None
         is_listed = version.is_file(status) or version.is_folder(status)
         return order.place(name, status) if is_listed else None
@@ -168,15 +169,18 @@ class Folder:
         return True
 
     def look(self, name: bytes) -> Entry | None:
-        """Return what *name* is by now, or None when it is no file or folder any more."""
+        """Return what *name* is by now, or None when it is no file or folder any more.
+
+        :raises OSError: when that can not be told.
+        """
         try:
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if version.is_folder(status):
                 return Entry(name, True, version.of_stat(status))
             if version.is_file(status):
                 return Entry(name, False, version.committed_at(self.fd, name, self._records))
-        except OSError:
-            pass
+        except FileNotFoundError:
+            os.fstat(self.fd)
         return None
 
     def close(self) -> None:

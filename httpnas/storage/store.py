@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from httpnas.storage import facts, keys, tree, version
 from httpnas.storage.append import Append, WrongOffset
 from httpnas.storage.beneath import READ, Root, refuse_private, split
 from httpnas.storage.errors import (
     IsFolder,
-    NoRoom,
     NoSuchFile,
     NotAFolder,
-    NotPermitted,
     StorageAway,
     StorageError,
-    StorageFull,
     translated,
 )
 from httpnas.storage.facts import Facts
@@ -32,28 +29,12 @@ from httpnas.storage.locks import NameLocks
 from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.upload import Check, Upload
 from httpnas.storage.version import Version
+from httpnas.storage.volume import Volume
 from httpnas.storage.workspace import Workspace
 
 #: What may be held up: by the disk, by others who change the same name, or by both.
 Step = Literal["fsync", "lock_wait", "append_commit"]
 Observe = Callable[[Step, float], None]
-
-
-class Space(NamedTuple):
-    """What a file system has (statvfs(3)), in bytes and numbers of files.
-
-    :ivar size: bytes in all; 0 when it does not count them.
-    :ivar unused: bytes that nobody has stored anything in, some of them kept for root.
-    :ivar free: bytes that others than root can still store.
-    :ivar inodes: files and folders that it can hold in all, 0 for any number.
-    :ivar free_inodes: how many of them others than root can still make.
-    """
-
-    size: int
-    unused: int
-    free: int
-    inodes: int
-    free_inodes: int
 
 
 class StoredFile:
@@ -94,18 +75,33 @@ class Storage:
         except BaseException:
             self.root.close()
             raise
+        self._given_back = weakref.finalize(self, _give_back, self.workspace, self.root)
+        self._given_back.atexit = False  # a volume that hangs must not hold up the daemon's end
+        self.volume = Volume(self._path, self.root, self.workspace)
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves.
         self.has_xattrs = self.workspace.keeps_xattrs()
         self.records: Records = (
             XattrRecords() if self.has_xattrs else FileRecords(self.workspace.records, durable)
         )
-        self.opens_at_once = self.has_xattrs and _is_local(path)
+        self.opens_at_once = self.has_xattrs and self.volume.is_local
 
     def close(self) -> None:
         """Give everything back. No call may run or follow."""
-        self.workspace.close()
-        self.root.close()
+        self.workspace.leave()
+        self._given_back()
+
+    def reopened(self) -> Storage:
+        """Return this storage as its path leads to it now, because what is open of it is gone.
+
+        This one keeps what is open until the last transfer that uses it has ended, and needs not
+        be closed.
+
+        :raises StorageAway: when the path does not lead there.
+        """
+        if not self.volume.is_found_again():
+            raise StorageAway("the volume is not there")
+        return Storage(self._path, self.durable, self._observe)
 
     def sync(self, fd: int) -> None:
         """Bring the file or folder *fd* to stable storage, if durability is asked for.
@@ -158,6 +154,7 @@ class Storage:
                 if version.is_folder(status):
                     return Folder(fd, is_root=not name, records=self.records)
                 if version.is_file(status):
+                    self.volume.pass_cache(fd)
                     return StoredFile(fd, version.committed(fd, self.records))
             raise NoSuchFile("neither a file nor a folder")
         except BaseException:
@@ -196,6 +193,7 @@ class Storage:
             with self.hold((folder, leaf)):
                 fd = _only_file(os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder))
                 try:
+                    self.volume.pass_cache(fd)
                     yield fd
                 finally:
                     os.close(fd)
@@ -205,15 +203,10 @@ class Storage:
     def look(self, name: bytes) -> Version | None:
         """Return the version of the file *name*, or None when nothing has that name.
 
-        :raises IsFolder: when it is a folder.
-        :raises NoSuchFile: when it is a link or a special file, or a link stands on the way.
-        :raises NotAFolder: when a file stands on the way.
+        :raises StorageError: as :meth:`is_file`.
         """
-        status = self.root.stat(name)
-        if status is None:
+        if not self.is_file(name):
             return None
-        if not version.is_file(status):
-            raise _not_a_file(status)
         with translated():
             try:
                 folder = self.root.open_parent(name)
@@ -224,15 +217,33 @@ class Storage:
             finally:
                 os.close(folder)
 
+    def is_file(self, name: bytes) -> bool:
+        """Tell whether *name* is a file, and not nothing.
+
+        :raises IsFolder: when it is a folder.
+        :raises NoSuchFile: when it is a link or a special file, or a link stands on the way.
+        :raises NotAFolder: when a file stands on the way.
+        """
+        status = self.root.stat(name)
+        if status is not None and not version.is_file(status):
+            raise _not_a_file(status)
+        return status is not None
+
     def current(self, folder: int, leaf: bytes) -> Version | None:
         """Return the version that *leaf* in *folder* has now, or None when there is none."""
         try:
             return version.committed_at(folder, leaf, self.records)
         except FileNotFoundError:
+            os.fstat(folder)  # fails when it is the volume that is not there
             return None
 
     def sole_inode(self, folder: int, leaf: bytes) -> int | None:
-        """Return the inode of *leaf* in *folder* if it has no other name, else None."""
+        """Return the inode of *leaf* in *folder* if it goes with that name, with its records.
+
+        None where it has another name, or files keep their records themselves.
+        """
+        if self.has_xattrs:
+            return None
         try:
             status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
@@ -254,46 +265,6 @@ class Storage:
                 known = facts.recall(fd, version_, self.records)
                 facts.remember(fd, version_, known.joined(found), self.records)
 
-    def free_bytes(self) -> int:
-        """Return how many bytes an unprivileged user can still store.
-
-        A file system without any blocks (ramfs, some in user space) does not count them, and
-        takes what it takes.
-        """
-        space = self.space()
-        return space.free if space.size else sys.maxsize
-
-    def space(self) -> Space:
-        """Return how much there is of what files take."""
-        with translated():
-            status = os.fstatvfs(self.root.fd)
-        unit = status.f_frsize
-        return Space(
-            status.f_blocks * unit,
-            status.f_bfree * unit,
-            status.f_bavail * unit,
-            status.f_files,
-            status.f_favail,
-        )
-
-    def probe(self) -> None:
-        """Make and remove a file, to see whether the root can be written to.
-
-        A full one can: it takes what makes room.
-
-        :raises StorageError: when not, or when another folder stands in the root's place.
-        """
-        with translated():
-            if not os.path.samestat(os.stat(self._path), os.fstat(self.root.fd)):
-                raise StorageAway("another folder stands in its place")
-            if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.root.fd, effective_ids=True):
-                raise NotPermitted("no permission")
-        with contextlib.suppress(StorageFull):
-            fd, name = self.workspace.create()
-            os.close(fd)
-            with translated():
-                os.unlink(name, dir_fd=self.workspace.fd)
-
     # Changing
 
     def begin_upload(self, name: bytes, check: Check, length: int | None = None) -> Upload:
@@ -305,8 +276,9 @@ class Storage:
         :raises StorageError: when it is known already that it can not be published.
         """
         refuse_private(name)
-        check(self.look(name))
-        self.refuse_full(length)
+        self.is_file(name)
+        check(lambda: self.look(name))
+        self.volume.refuse_full(length)
         return Upload(self, name, *self.workspace.create())
 
     def begin_append(
@@ -335,19 +307,11 @@ class Storage:
                 os.close(fd)
         if done is not None:
             return done
-        check(present)
+        check(lambda: present)
         if expected is not None and expected != present.size:
             raise WrongOffset(present.size)
-        self.refuse_full(length)
+        self.volume.refuse_full(length)
         return Append(self, name, key)
-
-    def refuse_full(self, length: int | None) -> None:
-        """Refuse *length* bytes, if that is known, which can not be stored.
-
-        :raises NoRoom:
-        """
-        if length and length > self.free_bytes():
-            raise NoRoom("not enough space left")
 
     def begin_move(self, name: bytes, check: Check) -> None:
         """Refuse what can not be moved, before anything is known of the destination.
@@ -388,6 +352,11 @@ class Storage:
         return self.workspace.reclaim_abandoned()
 
 
+def _give_back(workspace: Workspace, root: Root) -> None:
+    workspace.close()
+    root.close()
+
+
 def _only_file(fd: int) -> int:
     """Return *fd* if it is a file, else close it and raise what fits."""
     status = os.fstat(fd)
@@ -401,22 +370,3 @@ def _not_a_file(status: os.stat_result) -> IsFolder | NoSuchFile:
     if version.is_folder(status):
         return IsFolder("this is a folder, not a file")
     return NoSuchFile("neither a file nor a folder")
-
-
-#: File systems on which opening a file whose folders are cached never waits for a network.
-_LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
-
-
-def _is_local(path: str) -> bool:
-    """Tell from /proc/self/mountinfo (proc(5)) whether *path* lies on a local file system."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mountinfo:
-            for line in mountinfo:
-                fields = line.split()
-                if fields[2] == wanted:
-                    return fields[fields.index("-") + 1] in _LOCAL
-    except OSError:
-        pass
-    return False

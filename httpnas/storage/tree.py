@@ -33,7 +33,7 @@ def begin_move(storage: Storage, name: bytes, check: Check) -> None:
             status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
             if not (version.is_file(status) or version.is_folder(status)):
                 raise NoSuchFile("neither a file nor a folder")
-            check(storage.current(folder, leaf))
+            check(lambda: storage.current(folder, leaf))
         finally:
             os.close(folder)
 
@@ -77,11 +77,11 @@ def _rename(
     """Rename one entry of a folder to another; each is a descriptor and a name."""
     (source, name), (destination, new_name) = old, new
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
-    check(version.committed_at(source, name, storage.records))
+    check(lambda: version.committed_at(source, name, storage.records))
     if create_only or version.is_folder(status):
         rename_new(source, name, destination, new_name)
         return
-    replaced = storage.current(destination, new_name)
+    replaced = _inode(destination, new_name)
     doomed = storage.sole_inode(destination, new_name)
     try:
         os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=destination)
@@ -89,7 +89,7 @@ def _rename(
         raise NameTaken("the destination is a folder") from error
     if replaced is None:
         return
-    if replaced.inode != status.st_ino:
+    if replaced != status.st_ino:
         if doomed is not None:
             storage.records.forget(doomed)
     elif status.st_nlink > 1:
@@ -99,6 +99,13 @@ def _rename(
         one_folder = os.path.samestat(os.fstat(source), os.fstat(destination))
         if name != new_name or not one_folder:
             os.unlink(name, dir_fd=source)
+
+
+def _inode(folder: int, leaf: bytes) -> int | None:
+    try:
+        return os.stat(leaf, dir_fd=folder, follow_symlinks=False).st_ino
+    except FileNotFoundError:
+        return None
 
 
 def remove(storage: Storage, name: bytes, check: Check) -> bytes | None:
@@ -128,7 +135,7 @@ def _take_out(storage: Storage, folder: int, leaf: bytes, check: Check) -> bytes
     status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
     if not (version.is_file(status) or version.is_folder(status) or version.is_link(status)):
         raise NoSuchFile("neither a file nor a folder")
-    check(version.committed_at(folder, leaf, storage.records))
+    check(lambda: version.committed_at(folder, leaf, storage.records))
     if version.is_folder(status):
         return storage.workspace.set_aside(folder, leaf)
     os.unlink(leaf, dir_fd=folder)

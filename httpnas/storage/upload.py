@@ -16,9 +16,12 @@ from httpnas.storage.version import Version
 if TYPE_CHECKING:
     from httpnas.storage.store import Storage
 
-#: Called under the name's lock with the version to be changed (None: there is none). It raises
-#: whatever its caller wants to see when that version may not be changed.
-Check = Callable[[Version | None], None]
+#: Finds the version that a name has now, None when there is none.
+Find = Callable[[], Version | None]
+#: Called under the name's lock with what finds the version to be changed, which takes round trips
+#: on a network file system. It raises whatever its caller wants to see when that version may not
+#: be changed.
+Check = Callable[[Find], None]
 
 
 class Upload:
@@ -85,7 +88,7 @@ class Upload:
         leaf = os.path.basename(self._name)
         work = self._storage.workspace.fd
         with self._storage.hold((folder, leaf)):
-            check(self._storage.current(folder, leaf))
+            check(lambda: self._storage.current(folder, leaf))
             doomed = self._storage.sole_inode(folder, leaf)
             if create_only:
                 rename_new(work, self._temporary, folder, leaf)

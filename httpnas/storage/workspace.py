@@ -38,6 +38,8 @@ class Workspace:
             #: Descriptor of the folder for records where there are no user xattrs.
             self.records = _make(private, b"records")
             os.close(private)
+            #: Tells this storage from others.
+            self.locks_inode = os.fstat(self.locks).st_ino
             while not self._settle():
                 pass
         # Not only numbers: a folder that was taken over may hold some already.
@@ -169,14 +171,32 @@ class Workspace:
         finally:
             os.close(lease)
 
-    def close(self) -> None:
-        """Give the lease back, and remove this folder when nothing is left in it."""
+    def verify(self) -> None:
+        """See whether this folder is still this daemon's.
+
+        :raises StorageAway: when it is gone, or when the lease was lost, as it is when a network
+            file system takes a daemon for dead.
+        """
+        with translated():
+            try:
+                fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StorageAway("the lease of the daemon's own folder was lost") from error
+            if not os.fstat(self.fd).st_nlink:
+                raise StorageAway("the daemon's own folder is gone")
+
+    def leave(self) -> None:
+        """Remove this folder when nothing is left in it."""
         with contextlib.suppress(OSError):
             if os.listdir(self.fd) == [_LEASE]:
                 os.unlink(_LEASE, dir_fd=self.fd)
                 os.rmdir(self._name, dir_fd=self._runs)
+
+    def close(self) -> None:
+        """Give the lease and everything else back."""
         for fd in (self._lease, self.fd, self._runs, self.locks, self.records):
-            os.close(fd)
+            with contextlib.suppress(OSError):  # of a volume that is gone
+                os.close(fd)
 
 
 def _make(folder: int, name: bytes) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from itertools import count
+from math import inf
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -17,6 +19,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from httpnas.storage.errors import (
+    NoSuchFile,
     NotPermitted,
     OutOfDescriptors,
     StorageAway,
@@ -50,6 +53,8 @@ class Disk:
     :param reactor: where results are delivered, and what tells the time.
     :param threads: how many calls may run at the same time.
     :ivar faults: how often which error came from the storage that is no client's doing.
+    :ivar verify: is called, in a pool thread, when a call has failed as it also may when the
+        whole storage is gone; it raises what to say then.
     """
 
     _log = Logger()
@@ -59,9 +64,13 @@ class Disk:
         self._pool = ThreadPool(0, threads, name="httpnas-disk")
         self._stopping = False
         self.faults: Counter[str] = Counter()
+        self.verify: Callable[[], None] = lambda: None
         self._failures: deque[float] = deque(maxlen=_REPEATED)
         self._threads = threads
-        self._pending = 0
+        self._serial = count()
+        #: When each call that has not ended was begun, the oldest first.
+        self._pending: dict[int, float] = {}
+        self._moved = 0.0
 
     def start(self) -> None:
         """Begin to run calls."""
@@ -74,12 +83,24 @@ class Disk:
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run *call* in a pool thread; the result fires on the reactor thread."""
-        self._pending += 1
-        done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, call, *args, **kwargs)
-        return done.addBoth(self._ended)
+        number, now = next(self._serial), self._reactor.seconds()
+        if not self._pending:
+            self._moved = now
+        self._pending[number] = now
 
-    def _ended(self, result: T | Failure) -> T | Failure:
-        self._pending -= 1
+        def verified() -> T:
+            try:
+                return call(*args, **kwargs)
+            except (OSError, NoSuchFile, StorageAway, StorageBroken):
+                self.verify()
+                raise
+
+        done: Deferred[T] = deferToThreadPool(self._reactor, self._pool, verified)
+        return done.addBoth(self._ended, number)
+
+    def _ended(self, result: T | Failure, number: int) -> T | Failure:
+        del self._pending[number]
+        self._moved = self._reactor.seconds()
         if isinstance(result, Failure) and result.value is not None:
             self._note(result.value)
         return result
@@ -96,18 +117,38 @@ class Disk:
     @property
     def running(self) -> int:
         """How many calls run."""
-        return min(self._pending, self._threads)
+        return min(len(self._pending), self._threads)
 
     @property
     def queued(self) -> int:
         """How many calls wait for a thread."""
-        return self._pending - self.running
+        return len(self._pending) - self.running
+
+    @property
+    def quiet(self) -> float:
+        """For how many seconds no call has ended although there are some."""
+        return self._reactor.seconds() - self._moved if self._pending else 0.0
+
+    @property
+    def oldest(self) -> float:
+        """How many seconds ago the first call was begun of those that have not ended."""
+        now = self._reactor.seconds()
+        return float(now - next(iter(self._pending.values()), now))
 
     @property
     def failing(self) -> bool:
         """Whether calls have failed repeatedly of late, for want of a good storage."""
         since = self._reactor.seconds() - _LATELY
         return len(self._failures) == _REPEATED and self._failures[0] > since
+
+    @property
+    def failed(self) -> float:
+        """When a call has failed last for want of a good storage."""
+        return self._failures[-1] if self._failures else -inf
+
+    def forget_failures(self) -> None:
+        """Take the storage for a good one again."""
+        self._failures.clear()
 
     def shared(self, call: Callable[[], T]) -> SharedCall[T]:
         """Return *call* as one that runs once at a time, however many ask for it."""
@@ -138,7 +179,12 @@ class SharedCall(Generic[T]):
         self._clock = clock
         self._call = call
         self._asking: list[Deferred[T]] = []
-        self._running = False
+        self._since: float | None = None
+
+    @property
+    def age(self) -> float:
+        """For how many seconds the call has been running; 0 while it does not."""
+        return 0.0 if self._since is None else float(self._clock.seconds() - self._since)
 
     async def ask(self) -> T:
         """Return the result.
@@ -147,8 +193,8 @@ class SharedCall(Generic[T]):
         """
         asking = Deferred[T]()
         self._asking.append(asking)
-        if not self._running:
-            self._running = True
+        if self._since is None:
+            self._since = self._clock.seconds()
             self._disk.run(self._call).addBoth(self._tell)
         try:
             return await asking.addTimeout(PATIENCE, self._clock)
@@ -157,7 +203,7 @@ class SharedCall(Generic[T]):
             raise StorageAway("it does not answer") from error
 
     def _tell(self, result: Any) -> None:
-        self._running = False
+        self._since = None
         asking, self._asking = self._asking, []
         for each in asking:
             each.callback(result)

@@ -119,6 +119,11 @@ class Conditions:
         """Whether the request may only create (``If-None-Match: *``)."""
         return self.if_none_match is not None and self.if_none_match.star
 
+    @property
+    def any_version(self) -> bool:
+        """Whether a change may be made whatever there is."""
+        return (self.if_match, self.if_none_match, self.if_unmodified_since) == (None, None, None)
+
     def for_read(self, etag: bytes, modified: float) -> Verdict:
         """Evaluate the conditions of a GET or HEAD in the order of RFC 9110 section 13.2.2."""
         if not self._unchanged(etag, modified):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -12,12 +13,14 @@ from twisted.internet.defer import Deferred
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check
+from httpnas.storage.upload import Check, Find
 from httpnas.storage.version import Version
+from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
+from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.conditions import Conditions
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Problem, busy
 from httpnas.web.streaming import StreamingRequest
 from httpnas.web.trace import Trace
 
@@ -28,18 +31,30 @@ class Exchange:
     """What the doors share.
 
     :param max_upload: bytes a body may have, None for any number.
+    :param patience: seconds that a disk is waited for that hangs.
+    :ivar watchdog: knows whether the storage answers.
     :ivar probe: looks whether the storage can be written to.
     :ivar space: looks how much there is of what files take.
     """
 
-    def __init__(self, storage: Storage, disk: Disk, max_upload: int | None = None) -> None:
-        self.storage = storage
+    def __init__(
+        self, storage: Storage, disk: Disk, max_upload: int | None = None, patience: float = inf
+    ) -> None:
         self.disk = disk
+        self.watchdog = Watchdog(disk, storage, patience)
         self.max_upload = max_upload
         self.turns = Turns()
         self.trace = Trace()
-        self.probe = disk.shared(storage.probe)
-        self.space = disk.shared(storage.space)
+        self.probe = self.watchdog.probe
+        self.space = disk.shared(self._space)
+
+    @property
+    def storage(self) -> Storage:
+        """The storage, which is another object after it has gone and come back."""
+        return self.watchdog.storage
+
+    def _space(self) -> Space:
+        return self.storage.volume.space()
 
     async def open(self, name: bytes) -> StoredFile | Folder:
         """Open *name* for reading, without a thread when nothing has to be waited for."""
@@ -94,10 +109,18 @@ def conditions_of(request: StreamingRequest) -> Conditions:
     return Conditions.parse(lambda field: request.requestHeaders.getRawHeaders(field, []))
 
 
-def write_check(conditions: Conditions) -> Check:
-    """Return a check that refuses a change with 412 when *conditions* do not hold for it."""
+def write_check(request: StreamingRequest, conditions: Conditions) -> Check:
+    """Return a check that refuses a change with 412 when *conditions* do not hold for it.
 
-    def check(version: Version | None) -> None:
+    It also refuses it when *request* was given up, whose client has been told to send it again.
+    """
+
+    def check(find: Find) -> None:
+        if request.given_up:
+            raise busy("The storage did not answer in time.")
+        if conditions.any_version:
+            return
+        version = find()
         etag = None if version is None else entity_tag(version)
         when = None if version is None else modified(version)
         if not conditions.for_write(etag, when):

@@ -123,7 +123,7 @@ class FileDoor:
         conditions = conditions_of(request)
         create_only = conditions.create_only
         # Whether something may be replaced concerns the new name; the rest concerns the old one.
-        check = write_check(replace_fields(conditions, if_none_match=None))
+        check = write_check(request, replace_fields(conditions, if_none_match=None))
         await exchange.disk.run(exchange.storage.begin_move, name, check)
         if (request.body.length or 0) > _MOVE:
             raise _not_a_move()
@@ -146,7 +146,7 @@ class FileDoor:
         """Remove a file, or a folder with all in it."""
         _name(request, None)
         name, exchange = request.name or b"", self._exchange
-        check = write_check(conditions_of(request))
+        check = write_check(request, conditions_of(request))
         with exchange.trace.transfer(request, "delete", name):
             async with exchange.turns.take(name):
                 aside = await exchange.disk.run(exchange.storage.remove, name, check)

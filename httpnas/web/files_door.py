@@ -110,7 +110,7 @@ class FilesDoor:
         headers = request.requestHeaders
         if expected_digests(lambda field: headers.getRawHeaders(field, [])):
             raise Problem(400, "A digest of a form can not be checked: POST to /file/NAME instead.")
-        await exchange.disk.run(exchange.storage.refuse_full, request.body.length)
+        await exchange.disk.run(exchange.storage.volume.refuse_full, request.body.length)
         return Parts(request.body, boundary)
 
     async def _store(self, request: StreamingRequest, folder: bytes, part: Part) -> str:

@@ -22,7 +22,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from httpnas.storage.store import Space, Step
+from httpnas.storage.store import Step
+from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.web.streaming import StreamingRequest, StreamingSite
 from httpnas.web.trace import VERBS, Trace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from httpnas.storage.errors import StorageError
-from httpnas.storage.store import Space
+from httpnas.storage.volume import Space
 from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.metrics import Metrics
 from httpnas.web.problems import busy

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -65,6 +65,21 @@ DRAINED = 256 << 10
 PROGRESS = 64 << 10
 
 
+class Backing(Protocol):
+    """What handlers wait for when it is not their client."""
+
+    @property
+    def away(self) -> bool:
+        """Whether nothing is to be had of it just now."""
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds a request may wait for it without a byte being moved."""
+
+    def check(self, now: float) -> None:
+        """Look after it; called once a second."""
+
+
 class Limits:
     """How long what may take, in seconds.
 
@@ -95,6 +110,8 @@ class StreamingRequest(server.Request):
     :ivar door: the group of routes that it came to, and :attr:`verb`, what is done there; both
         are ``none`` when there is no such route.
     :ivar name: what it is about, once the door has found that out; for the log.
+    :ivar handled: fires when its handler has ended, or is not waited for any more.
+    :ivar given_up: whether its client was told to come again, as the storage does not answer.
     :ivar ended_by: how it ended, for the log.
     """
 
@@ -104,6 +121,8 @@ class StreamingRequest(server.Request):
     site: StreamingSite
     body: Body
     door = verb = "none"
+    given_up = False
+    handled: Deferred[Any] | None = None
     ended_by = "answered"
 
     def __init__(self, channel: StreamingChannel, **kwargs: Any) -> None:
@@ -260,6 +279,17 @@ class StreamingRequest(server.Request):
         if self.channel is not None:
             self.channel.linger()
 
+    def give_up(self) -> None:
+        """Tell the client to come again; the handler may end whenever it can."""
+        if self.handled is None or self.handled.called:
+            return
+        self.given_up = True
+        problem = problems.busy("The storage does not answer. Try again soon.")
+        if not self.body.ended:
+            self.body.fail(problem)
+        if not self.handled.called:
+            self.handled.errback(Failure(problem))
+
     def abort(self, why: str) -> None:
         """Cut the connection: the client must see that the answer is not whole.
 
@@ -288,6 +318,7 @@ class StreamingChannel(http.HTTPChannel):
         self._phase: Callable[[float], None] = self._check_idle
         self._since = 0.0
         self._seen = 0
+        self._moved = (0, 0.0)
         self._blocked_since: float | None = None
         self._blocked_at = 0
 
@@ -338,11 +369,21 @@ class StreamingChannel(http.HTTPChannel):
     def _check_body(self, age: float) -> None:
         request = self.requests[0]
         body = request.body
-        if request._expects or body.paused or body.ended or body.received - self._seen >= PROGRESS:
+        waits_for_us = request._expects or body.paused or body.ended
+        if waits_for_us or body.received - self._seen >= PROGRESS:
             self._seen = body.received
             self._enter(self._check_body)
         elif age > self.site.limits.stall:
             body.fail(BodyTooSlow())
+        self._check_handler(request, waits_for_us and self._blocked_since is None)
+
+    def _check_handler(self, request: StreamingRequest, is_awaited: bool) -> None:
+        """Give up a request for which nothing has moved for too long though its client is ready."""
+        moved, now = request.body.received + request.sentLength, self.site.reactor.seconds()
+        if not is_awaited or moved != self._moved[0]:
+            self._moved = (moved, now)
+        elif now - self._moved[1] > self.site.backing.patience and not request.finished:
+            request.give_up()
 
     def _check_drain(self, age: float) -> None:
         if age > self.site.limits.linger:
@@ -410,7 +451,7 @@ class StreamingChannel(http.HTTPChannel):
         """Check the headers as a whole, then let the request be dispatched."""
         get = self.requests[-1].requestHeaders.getRawHeaders
         check_whole(get(b"Host", []), get(b"Expect", []), self._version)
-        self._seen = 0
+        self._seen, self._moved = 0, (0, self.site.reactor.seconds())
         self._enter(self._check_body)
         super().allHeadersReceived()
 
@@ -502,6 +543,7 @@ class StreamingSite(server.Site):
 
     :param resource: answers every request.
     :param reactor: tells the time.
+    :param backing: what handlers wait for.
     :param observe: called with each :class:`StreamingRequest` that has come to its end.
     :ivar draining: whether connections are closed after the request they are at.
     """
@@ -514,11 +556,13 @@ class StreamingSite(server.Site):
         resource: IResource,
         reactor: IReactorTime,
         limits: Limits,
+        backing: Backing,
         observe: Callable[[StreamingRequest], None],
     ) -> None:
         super().__init__(resource, requestFactory=StreamingRequest, timeout=None, reactor=reactor)
         self._parsePOSTFormSubmission = False
         self.limits = limits
+        self.backing = backing
         self.channels: set[StreamingChannel] = set()
         self.draining = False
         self._observe = observe
@@ -537,6 +581,7 @@ class StreamingSite(server.Site):
 
     def _check(self) -> None:
         now = self.reactor.seconds()
+        self.backing.check(now)
         for channel in list(self.channels):
             try:
                 channel.check(now)
@@ -559,12 +604,14 @@ class StreamingSite(server.Site):
         request.postpath = request.path[1:].split(b"/")
         return cast(IResource, self.resource)
 
-    def handle(self, handler: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
-        """Run *handler* to its end, whatever happens to its request.
+    def handle(
+        self, request: StreamingRequest, handler: Coroutine[Deferred[Any], Any, Any]
+    ) -> Deferred[Any]:
+        """Run *handler* to its end, whatever happens to *request*.
 
         :return: fires with its result; cancelling it lets go of the result, nothing else.
         """
-        result: Deferred[Any] = Deferred(lambda _: None)
+        request.handled = result = Deferred[Any](lambda _: None)
         self._handlers += 1
         running = Deferred.fromCoroutine(handler)
 
@@ -574,7 +621,7 @@ class StreamingSite(server.Site):
             if not result.called:
                 result.callback(outcome)
             elif isinstance(outcome, Failure) and not _is_expected(outcome):
-                self._log.failure("a handler failed after its client had gone", outcome)
+                self._log.failure("a handler failed when nobody waited for it any more", outcome)
 
         running.addBoth(ended)
         return result

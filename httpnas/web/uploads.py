@@ -82,7 +82,7 @@ async def _replace(
     length: int | None,
 ) -> Version:
     conditions = conditions_of(request)
-    check = write_check(conditions)
+    check = write_check(request, conditions)
     with exchange.trace.transfer(request, "upload", name, lambda: body.received):
         upload = await exchange.disk.run(exchange.storage.begin_upload, name, check, length)
 
@@ -100,7 +100,7 @@ async def append(exchange: Exchange, request: StreamingRequest, name: bytes) -> 
     admit(request, exchange.max_upload)
     digests = _digest_check(request)
     expected = _offset(request.getHeader(b"Upload-Offset"))
-    check = write_check(conditions_of(request))
+    check = write_check(request, conditions_of(request))
     key = _key(request.getHeader(b"Idempotency-Key"))
     body = request.body
     with exchange.trace.transfer(request, "append", name, lambda: body.received):

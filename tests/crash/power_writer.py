@@ -20,8 +20,7 @@ from typing import Any
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import NameTaken
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Upload
-from httpnas.storage.version import Version
+from httpnas.storage.upload import Find, Upload
 
 #: The file all threads append to.
 LOG = "log"
@@ -153,7 +152,7 @@ def perform(storage: Storage, operation: Operation, before_commit: Callable[[], 
                 pass
 
 
-def _unconditionally(_: Version | None) -> None:
+def _unconditionally(_: Find) -> None:
     """Allow the change, whatever is there."""
 
 

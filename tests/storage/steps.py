@@ -15,7 +15,7 @@ import pytest
 
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check
+from httpnas.storage.upload import Check, Find
 from httpnas.storage.version import Version
 
 #: Seconds after which a test that waits for something gives up.
@@ -26,14 +26,15 @@ class Refused(Exception):
     """What a check raises that does not like the present version."""
 
 
-def anything(present: Version | None) -> None:
+def anything(find: Find) -> None:
     """Let whatever is there be changed."""
 
 
 def only(tag: str) -> Check:
     """Return a check that lets nothing be changed but the version *tag*."""
 
-    def check(present: Version | None) -> None:
+    def check(find: Find) -> None:
+        present = find()
         if present is None or present.tag != tag:
             raise Refused
 

@@ -23,7 +23,7 @@ from httpnas.storage.errors import (
     StorageFull,
 )
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import write_all
+from httpnas.storage.upload import Find, write_all
 from httpnas.storage.version import Version
 from tests.storage.steps import (
     Faults,
@@ -182,7 +182,7 @@ def test_a_parent_removed_in_the_moment_of_the_publish_is_made_anew(
     (root / "d").mkdir()
     removals = iter([True, True, False])
 
-    def pull_away(present: Version | None) -> None:
+    def pull_away(find: Find) -> None:
         if next(removals):
             os.rmdir(root / "d")
 
@@ -195,9 +195,9 @@ def test_a_parent_removed_in_the_moment_of_the_publish_is_made_anew(
 
 def test_the_check_sees_the_present_version_and_can_refuse(storage: Storage, root: Path) -> None:
     seen: list[Version | None] = []
-    first = upload(storage, b"f", b"one", seen.append)
+    first = upload(storage, b"f", b"one", lambda find: seen.append(find()))
     assert seen == [None, None]
-    upload(storage, b"f", b"two", seen.append)
+    upload(storage, b"f", b"two", lambda find: seen.append(find()))
     assert seen[2:] == [first, first]
     with pytest.raises(Refused):
         upload(storage, b"f", b"three", only(first.tag))
@@ -255,7 +255,7 @@ def test_creating_wins_or_loses_against_others_without_the_locks(
 ) -> None:
     """A file that appears beside the daemon, behind the check, is not replaced either."""
 
-    def sneak(present: Version | None) -> None:
+    def sneak(find: Find) -> None:
         (root / "f").write_bytes(b"sneaked in")
 
     for flag in [True, False]:
@@ -596,7 +596,7 @@ def test_writing_at_an_offset_continues_there(tmp_path: Path) -> None:
 def test_more_than_the_free_space_is_refused_before_anything_is_written(
     storage: Storage, root: Path
 ) -> None:
-    much = storage.free_bytes() * 2 + 1
+    much = storage.volume.free_bytes() * 2 + 1
     upload(storage, b"f", b"old")
     with pytest.raises(StorageFull):
         storage.begin_upload(b"f", anything, much)
@@ -615,9 +615,9 @@ def test_a_removed_working_folder_is_an_error_that_may_pass(storage: Storage, ro
 
 
 def test_the_probe_tells_whether_the_root_can_be_written_to(storage: Storage, root: Path) -> None:
-    storage.probe()
+    storage.volume.probe()
     assert leftovers(root) == []
     with pytest.MonkeyPatch.context() as patch:
         Faults(patch, "open", 1, errno.EROFS)
         with pytest.raises(NotPermitted):
-            storage.probe()
+            storage.volume.probe()

@@ -116,7 +116,7 @@ async def test_more_than_there_is_space_for_is_refused_without_asking_for_it(
     nas: Nas, monkeypatch: pytest.MonkeyPatch, method: bytes
 ) -> None:
     furnish(nas)
-    monkeypatch.setattr(nas.storage, "free_bytes", lambda: 999)
+    monkeypatch.setattr(nas.storage.volume, "free_bytes", lambda: 999)
 
     def talk(length: int) -> list[int]:
         with Client(nas.port) as client:

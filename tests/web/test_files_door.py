@@ -658,7 +658,7 @@ async def test_more_than_there_is_space_for_is_refused_without_asking_for_it(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = form(file("a", b"x"))
-    monkeypatch.setattr(nas.storage, "free_bytes", lambda: len(body))
+    monkeypatch.setattr(nas.storage.volume, "free_bytes", lambda: len(body))
 
     def talk() -> None:
         with Client(nas.port) as client:
@@ -680,13 +680,13 @@ async def test_a_form_is_not_asked_for_before_the_space_is_known_and_then_once(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = threading.Event()
-    refuse_full = nas.storage.refuse_full
+    refuse_full = nas.storage.volume.refuse_full
 
     def slow(length: int | None) -> None:
         assert ready.wait(PATIENCE)
         refuse_full(length)
 
-    monkeypatch.setattr(nas.storage, "refuse_full", slow)
+    monkeypatch.setattr(nas.storage.volume, "refuse_full", slow)
     body = form(file("a", b"x"), file("b", b"y"))
 
     def talk() -> None:

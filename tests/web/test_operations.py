@@ -20,7 +20,8 @@ from twisted.logger import formatEvent, globalLogPublisher
 
 from httpnas.storage.errors import NotPermitted, StorageAway, StorageBroken, StorageFull
 from httpnas.storage.locks import NameLocks
-from httpnas.storage.store import Space, Storage
+from httpnas.storage.store import Storage
+from httpnas.storage.volume import Space
 from httpnas.transfer import disk as disk_module
 from httpnas.web.streaming import Limits
 from tests.harness import Nas, connect, let_daemon_read, receive_all, wait_until
@@ -373,7 +374,7 @@ async def test_the_storage_is_measured(nas: Nas, monkeypatch: pytest.MonkeyPatch
 
 def test_the_storage_is_measured_as_df_does(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    space, status = storage.space(), os.statvfs(tmp_path)
+    space, status = storage.volume.space(), os.statvfs(tmp_path)
     storage.close()
     unit = status.f_frsize
     assert (space.size, space.inodes) == (status.f_blocks * unit, status.f_files)

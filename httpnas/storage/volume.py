@@ -1,0 +1,163 @@
+"""The volume below the storage root: what it is, what is left on it, and whether it is still there.
+
+A network file system can go and come back below a running daemon. What is gone does not always say
+so: a client that CephFS has evicted answers that files do not exist which do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from typing import NamedTuple
+
+from httpnas.storage.beneath import PRIVATE, Root
+from httpnas.storage.errors import NoRoom, NotPermitted, StorageAway, StorageFull, translated
+from httpnas.storage.workspace import Workspace
+
+#: File systems on which opening a file whose folders are cached never waits for a network.
+_LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
+
+
+class Space(NamedTuple):
+    """What a file system has (statvfs(3)), in bytes and numbers of files.
+
+    :ivar size: bytes in all; 0 when it does not count them.
+    :ivar unused: bytes that nobody has stored anything in, some of them kept for root.
+    :ivar free: bytes that others than root can still store.
+    :ivar inodes: files and folders that it can hold in all, 0 for any number.
+    :ivar free_inodes: how many of them others than root can still make.
+    """
+
+    size: int
+    unused: int
+    free: int
+    inodes: int
+    free_inodes: int
+
+
+class Volume:
+    """The volume that a storage root lies on.
+
+    :param path: where the root was found.
+    :ivar kind: name of the file system (proc(5), mountinfo); empty when it is not known.
+    """
+
+    def __init__(self, path: str, root: Root, workspace: Workspace) -> None:
+        self._path = path
+        self._root = root
+        self._workspace = workspace
+        self.kind = _kind(root.device)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether no network is asked for what is in memory."""
+        return self.kind in _LOCAL
+
+    def space(self) -> Space:
+        """Return how much there is of what files take."""
+        with translated():
+            status = os.fstatvfs(self._root.fd)
+        unit = status.f_frsize
+        return Space(
+            status.f_blocks * unit,
+            status.f_bfree * unit,
+            status.f_bavail * unit,
+            status.f_files,
+            status.f_favail,
+        )
+
+    def free_bytes(self) -> int:
+        """Return how many bytes an unprivileged user can still store.
+
+        A file system without any blocks (ramfs, some in user space) does not count them, and
+        takes what it takes.
+        """
+        space = self.space()
+        return space.free if space.size else sys.maxsize
+
+    def refuse_full(self, length: int | None) -> None:
+        """Refuse *length* bytes, if that is known, which can not be stored.
+
+        :raises NoRoom:
+        """
+        if length and length > self.free_bytes():
+            raise NoRoom("not enough space left")
+
+    def verify(self) -> None:
+        """See whether what has just failed may have failed because the volume is gone.
+
+        :raises StorageAway: when it is.
+        """
+        try:
+            os.fstat(self._root.fd)
+        except OSError as error:
+            raise StorageAway(f"the volume is gone ({error.strerror})") from error
+
+    def probe(self) -> None:
+        """Write a file and remove it, to see whether the storage can be written to.
+
+        A full one can: it takes what makes room. On a network the file is synced, as folders and
+        content may lie on different hosts; on a local disk that would wait for what others have
+        written.
+
+        :raises StorageError: when not, or when another folder stands in the root's place.
+        """
+        self.verify()
+        with translated():
+            if not os.path.samestat(os.stat(self._path), os.fstat(self._root.fd)):
+                raise StorageAway("another folder stands in its place")
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root.fd, effective_ids=True):
+                raise NotPermitted("no permission")
+        self._workspace.verify()
+        with contextlib.suppress(StorageFull):
+            self._write_something()
+
+    def _write_something(self) -> None:
+        fd, name = self._workspace.create()
+        try:
+            with translated():
+                try:
+                    os.write(fd, b"\n")
+                    if not self.is_local:
+                        os.fsync(fd)
+                finally:
+                    os.close(fd)
+        finally:
+            self._workspace.discard(name)
+
+    def pass_cache(self, fd: int) -> None:
+        """Let the content of the file *fd* not be read from, or left in, the kernel's page cache.
+
+        With ceph-fuse that is stale now and then when another host has changed the file, while
+        the client's own cache is not.
+        """
+        if self.kind == "fuse.ceph-fuse":
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
+
+    def is_found_again(self) -> bool:
+        """Tell whether the root's path leads to this storage, on whatever mount.
+
+        A folder on which nothing is mounted any more is another one, and may be empty.
+        """
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._path), os.fstat(self._root.fd)):
+                return True
+        with contextlib.suppress(OSError):
+            found = os.stat(os.path.join(os.fsencode(self._path), PRIVATE, b"locks"))
+            return found.st_ino == self._workspace.locks_inode
+        return False
+
+
+def _kind(device: int) -> str:
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mountinfo:
+            for line in mountinfo:
+                fields = line.split()
+                if fields[2] == wanted:
+                    return fields[fields.index("-") + 1]
+    except OSError:
+        pass
+    return ""
