@@ -1,7 +1,12 @@
-"""Renaming that never replaces anything: renameat2(2) with RENAME_NOREPLACE, or what comes near."""
+"""Renaming that never replaces anything: renameat2(2) with RENAME_NOREPLACE, or what comes near.
+
+CephFS and NFS know no such flag. There, what has a name already and what has not are treated
+differently: a crash must neither leave the one with two names nor the other with none.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -11,34 +16,47 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-def rename_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
-    """Rename *name* in folder *source* to *new_name* in folder *target*, which must be free.
+def name_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
+    """Give the temporary file *name* in folder *source* a name in folder *target* that is free.
 
-    Where the file system knows no such flag (CephFS, NFS) a file is linked and then unlinked,
-    which is as safe but for a crash in between, after which it has both names. A folder can not
-    be linked: there, an empty folder that appears in the same moment is replaced.
+    Without the flag it is linked and then unlinked. Who else makes the name wins or loses, and
+    what is left of the temporary is reclaimed.
 
     :raises FileExistsError: when *new_name* is taken.
     :raises OSError: as rename(2).
     """
-    if _renameat2 is not None:
-        if _renameat2(source, name, target, new_name, _NOREPLACE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in _UNSUPPORTED:
-            raise OSError(code, os.strerror(code), new_name)
-    try:
+    if not _renamed(source, name, target, new_name):
         os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-    except PermissionError:  # a folder
-        _rename_folder(source, name, target, new_name)
-    else:
-        os.unlink(name, dir_fd=source)
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=source)
 
 
-def _rename_folder(source: int, name: bytes, target: int, new_name: bytes) -> None:
+def rename_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
+    """Rename *name* in folder *source* to *new_name* in folder *target*, which must be free.
+
+    Without the flag it is renamed once nothing is seen there. The locks of both names keep every
+    daemon out; what somebody makes in that moment behind their backs is replaced.
+
+    :raises FileExistsError: when *new_name* is taken.
+    :raises OSError: as rename(2).
+    """
+    if _renamed(source, name, target, new_name):
+        return
     try:
         os.stat(new_name, dir_fd=target, follow_symlinks=False)
     except FileNotFoundError:
         os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
     else:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
+
+
+def _renamed(source: int, name: bytes, target: int, new_name: bytes) -> bool:
+    """Rename with the flag, or return False because it is not known here."""
+    if _renameat2 is None:
+        return False
+    if _renameat2(source, name, target, new_name, _NOREPLACE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code not in _UNSUPPORTED:
+        raise OSError(code, os.strerror(code), new_name)
+    return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from httpnas.storage import facts, version
 from httpnas.storage.errors import translated
 from httpnas.storage.facts import Facts, newlines
-from httpnas.storage.rename import rename_new
+from httpnas.storage.rename import name_new
 from httpnas.storage.version import Version
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Upload:
             check(lambda: self._storage.current(folder, leaf))
             doomed = self._storage.sole_inode(folder, leaf)
             if create_only:
-                rename_new(work, self._temporary, folder, leaf)
+                name_new(work, self._temporary, folder, leaf)
             else:
                 os.rename(self._temporary, leaf, src_dir_fd=work, dst_dir_fd=folder)
             if doomed is not None:

@@ -41,10 +41,10 @@ from tests.storage.steps import (
 )
 
 
-@pytest.fixture(params=["renameat2", "link"])
+@pytest.fixture(params=["renameat2", "no renameat2"])
 def renaming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of renaming without replacing."""
-    if request.param == "link":
+    if request.param == "no renameat2":
         monkeypatch.setattr("httpnas.storage.rename._renameat2", None)
     return str(request.param)
 
@@ -324,7 +324,7 @@ def test_a_move_to_another_file_system_is_refused(storage: Storage, root: Path) 
     assert read(storage, b"f") == b"content"
 
 
-def test_a_file_is_linked_and_unlinked_where_no_flag_keeps_a_name(
+def test_what_is_new_keeps_its_name_where_no_flag_does_that(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel has the call but the file system refuses the flag (CephFS, NFS)."""
@@ -338,8 +338,12 @@ def test_a_file_is_linked_and_unlinked_where_no_flag_keeps_a_name(
     monkeypatch.setattr("httpnas.storage.rename._renameat2", refuses)
     upload(storage, b"d/f", b"content", create_only=True)
     storage.move(b"d", b"e", anything)
-    assert len(calls) == 2
-    assert read(storage, b"e/f") == b"content"
+    storage.move(b"e/f", b"e/g", anything, create_only=True)
+    assert len(calls) == 3
+    assert read(storage, b"e/g") == b"content"
+    with pytest.raises(NameTaken):
+        storage.move(b"e/g", b"e/g", anything, create_only=True)
+    upload(storage, b"e/f", b"content")
     with pytest.raises(NameTaken):
         upload(storage, b"e/f", b"new", create_only=True)
 
