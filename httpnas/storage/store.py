@@ -154,7 +154,6 @@ class Storage:
                 if version.is_folder(status):
                     return Folder(fd, is_root=not name, records=self.records)
                 if version.is_file(status):
-                    self.volume.pass_cache(fd)
                     return StoredFile(fd, version.committed(fd, self.records))
             raise NoSuchFile("neither a file nor a folder")
         except BaseException:
@@ -193,7 +192,6 @@ class Storage:
             with self.hold((folder, leaf)):
                 fd = _only_file(os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder))
                 try:
-                    self.volume.pass_cache(fd)
                     yield fd
                 finally:
                     os.close(fd)

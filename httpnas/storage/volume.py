@@ -7,7 +7,6 @@ so: a client that CephFS has evicted answers that files do not exist which do.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from typing import NamedTuple
@@ -41,19 +40,14 @@ class Volume:
     """The volume that a storage root lies on.
 
     :param path: where the root was found.
-    :ivar kind: name of the file system (proc(5), mountinfo); empty when it is not known.
     """
 
     def __init__(self, path: str, root: Root, workspace: Workspace) -> None:
         self._path = path
         self._root = root
         self._workspace = workspace
-        self.kind = _kind(root.device)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether no network is asked for what is in memory."""
-        return self.kind in _LOCAL
+        #: Whether no network is asked for what is in memory.
+        self.is_local = _kind(root.device) in _LOCAL
 
     def space(self) -> Space:
         """Return how much there is of what files take."""
@@ -127,15 +121,6 @@ class Volume:
         finally:
             self._workspace.discard(name)
 
-    def pass_cache(self, fd: int) -> None:
-        """Let the content of the file *fd* not be read from, or left in, the kernel's page cache.
-
-        With ceph-fuse that is stale now and then when another host has changed the file, while
-        the client's own cache is not.
-        """
-        if self.kind == "fuse.ceph-fuse":
-            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
-
     def is_found_again(self) -> bool:
         """Tell whether the root's path leads to this storage, on whatever mount.
 
@@ -151,6 +136,7 @@ class Volume:
 
 
 def _kind(device: int) -> str:
+    """Return the name of a file system (proc(5), mountinfo), empty when it is not known."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mountinfo:
