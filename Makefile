@@ -7,7 +7,7 @@ BASE ?= origin/main
 IMAGE ?= httpnas:0.1.0
 E2E ?=
 
-.PHONY: help run test check memory crash browser deploy e2e clean
+.PHONY: help run test check memory crash test-cephfs browser deploy e2e clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check    style, types, direction of imports, news fragment'
 	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
+	@echo 'make test-cephfs  the same on a real CephFS, mounted twice (needs root and Debian packages)'
 	@echo 'make browser  the page in Chromium (needs chromium, chromium-driver and npm)'
 	@echo 'make deploy   image, chart, manifests, compose, systemd (needs what each test names)'
 	@echo 'make e2e      the chart in the cluster of KUBECONFIG: IMAGE=..., E2E=--storage-class=...'
@@ -31,6 +32,9 @@ memory: .venv/test
 
 crash: .venv/test
 	$(BIN)/python -m pytest -s -m crash tests/crash
+
+test-cephfs: .venv/test
+	$(BIN)/python -m pytest -s -m cephfs tests/cephfs
 
 browser: .venv/test node_modules/.installed
 	$(BIN)/python -m pytest -m browser tests/browser

@@ -1,4 +1,4 @@
-"""Daemons by the dozen on one root, started in milliseconds and killed at any moment.
+"""Daemons by the dozen on one storage, started in milliseconds and killed at any moment.
 
 Starting Python takes half a second, most of it imports. A *nurse*, a process that has imported
 everything but the reactor, forks each daemon instead, which then runs ``twistd`` as ever.
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
@@ -74,10 +74,14 @@ def _be_daemon(log: str, arguments: list[str]) -> None:
 
 
 class Daemon:
-    """One daemon that a nurse has forked."""
+    """One daemon that a nurse has forked.
 
-    def __init__(self, herd: Herd, pid: int, log: Path) -> None:
+    :ivar place: which of the herd's roots it serves.
+    """
+
+    def __init__(self, herd: Herd, place: int, pid: int, log: Path) -> None:
         self._herd = herd
+        self.place = place
         self.pid = pid
         self.port = 0
         self._log = log
@@ -107,22 +111,29 @@ class Daemon:
 
 
 class Herd:
-    """Daemons on the folder *root*: some serve, and others are ready to take their place.
+    """Daemons on one storage: some serve, and others are ready to take their place.
 
-    :param serving: how many serve at any time.
-    :param spares: how many are ready besides.
+    :param roots: the storage, as each of several hosts sees it; all have as many daemons.
+    :param logs: a folder for what daemons say.
+    :param serving: how many serve each root at any time.
+    :param spares: how many are ready besides, for each root.
     :param full: the share of daemons that run with full durability.
     :ivar complaints: lines of logs in which a traceback stands.
     """
 
     def __init__(
-        self, root: Path, rng: random.Random, serving: int = 2, spares: int = 2, full: float = 0.3
+        self,
+        roots: Sequence[Path],
+        logs: Path,
+        rng: random.Random,
+        serving: int = 2,
+        spares: int = 2,
+        full: float = 0.3,
     ) -> None:
-        self._root = root
+        self._roots = roots
         self._rng = rng
         self._full = full
-        self._logs = root.parent / "logs"
-        self._logs.mkdir(exist_ok=True)
+        self._logs = logs
         self._serial = 0
         self._talking = threading.Lock()
         self.complaints: list[str] = []
@@ -132,14 +143,16 @@ class Herd:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            cwd=root.parent,
+            cwd=logs,
         )
-        self.serving = [self.start() for _ in range(serving)]
-        self._spares: queue.Queue[Daemon] = queue.Queue(spares)
+        places = range(len(roots))
+        self.serving = [self.start(place) for _ in range(serving) for place in places]
+        self._spares: list[queue.Queue[Daemon]] = [queue.Queue(spares) for _ in places]
         self._closing = False
         self._failure: BaseException | None = None
-        self._breeder = threading.Thread(target=self._breed)
-        self._breeder.start()
+        self._breeders = [threading.Thread(target=self._breed, args=[place]) for place in places]
+        for breeder in self._breeders:
+            breeder.start()
 
     def order(self, **order: object) -> str:
         assert self._nurse.stdin and self._nurse.stdout
@@ -148,7 +161,7 @@ class Herd:
             self._nurse.stdin.flush()
             return self._nurse.stdout.readline().strip()
 
-    def fork(self) -> Daemon:
+    def fork(self, place: int = 0) -> Daemon:
         """Return a daemon that is just being started."""
         with self._talking:
             self._serial += 1
@@ -156,24 +169,24 @@ class Herd:
             durability = "full" if self._rng.random() < self._full else "none"
         arguments = [
             "--listen=tcp:0:interface=127.0.0.1",
-            f"--storage={self._root}",
+            f"--storage={self._roots[place]}",
             f"--durability={durability}",
         ]
-        return Daemon(self, int(self.order(log=str(log), arguments=arguments)), log)
+        return Daemon(self, place, int(self.order(log=str(log), arguments=arguments)), log)
 
-    def start(self) -> Daemon:
+    def start(self, place: int = 0) -> Daemon:
         """Return a daemon that listens."""
-        daemon = self.fork()
+        daemon = self.fork(place)
         daemon.await_listening()
         return daemon
 
-    def _breed(self) -> None:
+    def _breed(self, place: int) -> None:
         try:
             while not self._closing:
-                daemon = self.start()
+                daemon = self.start(place)
                 while not self._closing:
                     with contextlib.suppress(queue.Full):
-                        self._spares.put(daemon, timeout=0.1)
+                        self._spares[place].put(daemon, timeout=0.1)
                         break
                 else:
                     daemon.kill()
@@ -184,7 +197,7 @@ class Herd:
         """Kill *victim*, which serves, and let a spare daemon take its place at once."""
         place = self.serving.index(victim)
         try:
-            spare = self._spares.get(timeout=PATIENCE)
+            spare = self._spares[victim.place].get(timeout=PATIENCE)
         except queue.Empty:
             raise AssertionError("no daemon could be started") from self._failure
         self.serving[place] = spare
@@ -192,16 +205,18 @@ class Herd:
 
     def kill_one_that_starts(self) -> None:
         """Start a daemon and kill it at some moment of that."""
-        newborn = self.fork()
+        newborn = self.fork(self._rng.randrange(len(self._roots)))
         time.sleep(self._rng.random() * 0.08)
         newborn.kill()
 
     def close(self) -> None:
         """Kill all; what is left then is what a last start has to put right."""
         self._closing = True
-        self._breeder.join()
-        while not self._spares.empty():
-            self._spares.get().kill()
+        for breeder in self._breeders:
+            breeder.join()
+        for spares in self._spares:
+            while not spares.empty():
+                spares.get().kill()
         for daemon in self.serving:
             daemon.kill()
         self.serving = []
@@ -215,10 +230,12 @@ class Herd:
 
 
 @contextlib.contextmanager
-def herd(root: Path, rng: random.Random, **kwargs: int | float) -> Iterator[Herd]:
+def herd(
+    roots: Sequence[Path], logs: Path, rng: random.Random, **kwargs: int | float
+) -> Iterator[Herd]:
     """Keep daemons for as long as the block."""
-    root.mkdir(exist_ok=True)
-    daemons = Herd(root, rng, **kwargs)  # type: ignore[arg-type]
+    logs.mkdir()
+    daemons = Herd(roots, logs, rng, **kwargs)  # type: ignore[arg-type]
     try:
         yield daemons
     finally:

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +92,6 @@ class Verb:
     :ivar status: of its answer, when nothing goes wrong.
     :ivar pieces: bytes that are written at a time, as if the disk took no more.
     :ivar lacks: a system call that the file system does not know.
-    :ivar between: what a kill may leave besides old and new.
     :ivar crashed: a verb and a call of it at which a daemon was killed before.
     """
 
@@ -102,7 +101,6 @@ class Verb:
     status: int = 200
     pieces: int | None = None
     lacks: str | None = None
-    between: Tree | None = None
     crashed: tuple[str, str] | None = None
 
     @property
@@ -114,8 +112,6 @@ class Verb:
         """Return ``old`` or ``new``, or fail because *seen* is neither."""
         if seen.files == self.after.files and seen.folders == self.after.folders:
             return "new" if self.after != self.before else "old"
-        if self.between is not None and seen.files == self.between.files:
-            return "between"
         # Folders that were made on the way to the new name may be there already, empty.
         made = self.before.folders | self.after.folders
         assert shown(seen.files) == shown(self.before.files)
@@ -165,7 +161,6 @@ def _verbs() -> dict[str, Verb]:
     created = tree(**_OTHERS, new=BODY)
     two = tree(**_OTHERS, **{"d/f": OLD, "g": b"g"})
     moved, replaced_g = tree(**_OTHERS, **{"n/m/g": OLD}), tree(**_OTHERS, g=OLD)
-    both = tree(**_OTHERS, **{"d/f": OLD, "g": OLD})
     trees = tree("tree/empty", **_OTHERS, **_TREE)
     moved_tree = tree("moved/empty", **_OTHERS, **_MOVED)
     in_folders = tree(**_OTHERS, **{"n/m/new": BODY})
@@ -212,7 +207,7 @@ def _verbs() -> dict[str, Verb]:
         "move over a file": Verb(two, _move("d/f", "g"), replaced_g),
         "move only to a new name": Verb(f, _move("d/f", "g", If_None_Match="*"), replaced_g),
         "move only to a new name, no renameat2": Verb(
-            f, _move("d/f", "g", If_None_Match="*"), replaced_g, lacks="renameat2", between=both
+            f, _move("d/f", "g", If_None_Match="*"), replaced_g, lacks="renameat2"
         ),
         "move a folder": Verb(trees, _move("tree", "moved"), moved_tree),
         "delete": Verb(f, Request("DELETE", "/file/d/f"), nothing),
@@ -478,10 +473,15 @@ class Patient:
 
 
 class Ward:
-    """A process that forks patients, and where their roots are."""
+    """A process that forks patients, and where their roots are.
 
-    def __init__(self, place: Path) -> None:
+    :param place: a folder for roots.
+    :param afar: the same folder as another host sees it.
+    """
+
+    def __init__(self, place: Path, afar: Path) -> None:
         self.place = place
+        self._afar = afar
         self._serial = itertools.count()
         self._log = (place / "log").open("wb")
         self._pipe = subprocess.Popen(
@@ -496,6 +496,10 @@ class Ward:
         self._pipe.kill()
         self._pipe.communicate()
         self._log.close()
+
+    def from_afar(self, root: Path) -> Path:
+        """Return *root* as another host sees it."""
+        return self._afar / root.relative_to(self.place)
 
     @contextlib.contextmanager
     def root(self, verb: Verb) -> Iterator[Path]:
@@ -536,14 +540,18 @@ class Ward:
 
 
 class Wards:
-    """A ward for each processor."""
+    """A ward for each processor.
 
-    def __init__(self, place: Path) -> None:
+    :param places: one folder, as each of several hosts sees it.
+    """
+
+    def __init__(self, places: Sequence[Path]) -> None:
         self._idle: queue.SimpleQueue[Ward] = queue.SimpleQueue()
         self.all = []
         for index in range(WORKERS):
-            (place / str(index)).mkdir()
-            self.all.append(Ward(place / str(index)))
+            here, afar = (places[n % len(places)] / str(index) for n in (index, index + 1))
+            here.mkdir()
+            self.all.append(Ward(here, afar))
             self._idle.put(self.all[-1])
         self._threads = ThreadPoolExecutor(WORKERS)
 
@@ -566,15 +574,14 @@ class Wards:
 
 
 @contextlib.contextmanager
-def wards() -> Iterator[Wards]:
+def open_wards(places: Sequence[Path]) -> Iterator[Wards]:
     """Open wards, or skip where nothing can be traced."""
-    with place() as folder:
-        opened = Wards(folder)
-        try:
-            skip_unless_traceable(opened.all[0])
-            yield opened
-        finally:
-            opened.close()
+    opened = Wards(places)
+    try:
+        skip_unless_traceable(opened.all[0])
+        yield opened
+    finally:
+        opened.close()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """SIGKILL at random moments, hundreds of times: what was answered 200 is there, whole and once.
 
-Eight writers work on one folder through two daemons, of which one after the other is killed and
-replaced by the next. HTTPNAS_KILLS in the environment says how many (by default 200).
+Eight writers work on one folder through two daemons (two for each host that has it), of which one
+after the other is killed and replaced by the next. HTTPNAS_KILLS in the environment says how many
+(by default 200).
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Writer(threading.Thread):
         self._stop_now = stop
         self._rng = random.Random(number)
         self._serial = 0
-        self._wire = Wire(daemons.serving[number % 2].port)
+        self._wire = Wire(daemons.serving[number % len(daemons.serving)].port)
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -392,10 +393,10 @@ def rampage(daemons: Herd, ledger: Ledger, writers: list[Writer]) -> int:
     return looks
 
 
-def test_nothing_acknowledged_is_lost_or_torn_by_kills(tmp_path: Path) -> None:
+def test_nothing_acknowledged_is_lost_or_torn_by_kills(roots: list[Path], tmp_path: Path) -> None:
     began = time.monotonic()
-    root, ledger, stop = tmp_path / "root", Ledger(), threading.Event()
-    with herd(root, random.Random(7)) as daemons:
+    ledger, stop = Ledger(), threading.Event()
+    with herd(roots, tmp_path / "logs", random.Random(7)) as daemons:
         first = Wire(daemons.serving[0].port)
         for name in LOGS:
             first.ask("POST", f"/file/{name}")
@@ -414,13 +415,13 @@ def test_nothing_acknowledged_is_lost_or_torn_by_kills(tmp_path: Path) -> None:
                 raise writer.failure
         daemons.close()
         killed = time.monotonic()
-        last = LastLook(daemons, root, ledger)
+        last = LastLook(daemons, roots[0], ledger)
         last.leftovers_go()
         uncertain = last.logs_are_right()
         last.files_are_right()
         assert not daemons.complaints, daemons.complaints[0]
     _report(ledger, looks, uncertain, last.leftovers, killed - began, time.monotonic() - killed)
-    shutil.rmtree(root)
+    shutil.rmtree(roots[0])
 
 
 def _report(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from httpnas.storage.append import WrongOffset
 from httpnas.storage.errors import IntoItself, IsFolder, NameTaken, NoSuchFile, NotAFolder
@@ -33,6 +41,8 @@ from tests.storage.steps import (
     upload,
 )
 
+#: HTTPNAS_EXAMPLES in the environment says how many runs of steps are tried.
+EXAMPLES = int(os.environ.get("HTTPNAS_EXAMPLES", "60"))
 #: Bytes of an append that are kept in memory here.
 IN_MEMORY = 64
 #: Few and short, so that they meet often.
@@ -102,9 +112,16 @@ class Model:
 
 
 class StorageMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
+    """Two storages on a new folder.
+
+    :param roots: where to make it, as each of the hosts that have it sees that.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="httpnas-machine-"))
+        name = uuid.uuid4().hex
+        self.root = roots[0] / name
+        self.root.mkdir()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("httpnas.storage.append.IN_MEMORY", IN_MEMORY)
         self.model = Model()
@@ -116,7 +133,9 @@ class StorageMachine(RuleBasedStateMachine):
         self.counted: set[bytes] = set()
         #: What each storage has set aside.
         self.aside: list[list[bytes]] = [[], []]
-        self.storages = [Storage(str(self.root), durable=False) for _ in self.aside]
+        #: The folder, as each of the storages sees it.
+        self.seen_at = [str(roots[on % len(roots)] / name) for on in range(len(self.aside))]
+        self.storages = [Storage(path, durable=False) for path in self.seen_at]
 
     def teardown(self) -> None:
         for storage in self.storages:
@@ -391,7 +410,7 @@ class StorageMachine(RuleBasedStateMachine):
     def restart(self, on: int, by: int) -> None:
         """One storage ends and begins anew; either frees what it has left."""
         self.storages[on].close()
-        self.storages[on] = Storage(str(self.root), durable=False)
+        self.storages[on] = Storage(self.seen_at[on], durable=False)
         for _ in self.storages[by].reclaim_abandoned():
             pass
         self.aside[on].clear()
@@ -425,10 +444,19 @@ class StorageMachine(RuleBasedStateMachine):
         assert len(leftovers(self.root)) == sum(map(len, self.aside))
 
 
-TestStorage = StorageMachine.TestCase
-TestStorage.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+@pytest.fixture
+def roots(root: Path) -> list[Path]:
+    """A folder to store in, as each of the hosts that have it sees it: here is but one."""
+    return [root]
+
+
+def test_two_storages_do_as_the_model_does(roots: list[Path]) -> None:
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        lambda: StorageMachine(roots),
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
