@@ -12,6 +12,7 @@ import errno
 import fcntl
 import itertools
 import os
+import random
 import uuid
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ from httpnas.storage.errors import StorageAway, translated
 from httpnas.storage.records import has_xattrs
 
 _LEASE = "lease"
+#: How many daemons that are alive are looked at on the search for one that is not.
+_LOOKS = 32
 
 
 class Workspace:
@@ -142,14 +145,25 @@ class Workspace:
             yield
 
     def reclaim_abandoned(self) -> Iterator[None]:
-        """Remove what daemons that are gone have left behind, yielding after each entry."""
+        """Remove what daemons that are gone have left behind, yielding after each entry.
+
+        Where there are many daemons each looks at some of the others only, by chance.
+        """
         for entry in os.listdir(self.fd):
             if entry != _LEASE and not entry.startswith(self._stem):
                 yield from self.reclaim(os.fsencode(entry))
-        for run in os.listdir(self._runs):
-            if run != self._name:
-                with contextlib.suppress(OSError):
-                    yield from self._reclaim_run(run)
+        runs = [run for run in os.listdir(self._runs) if run != self._name]
+        random.shuffle(runs)
+        alive = 0
+        for run in runs:
+            try:
+                yield from self._reclaim_run(run)
+            except BlockingIOError:
+                alive += 1
+                if alive == _LOOKS:
+                    return
+            except OSError:
+                pass
 
     def _reclaim_run(self, run: str) -> Iterator[None]:
         try:

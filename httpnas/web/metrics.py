@@ -108,6 +108,11 @@ class Metrics:
             "Calls of the disk that wait for a thread.",
             registry=registry,
         )
+        self._disk_quiet = Gauge(
+            "httpnas_disk_quiet_seconds",
+            "How long no call of the disk has come back although some were made.",
+            registry=registry,
+        )
 
     def _of_storage(self) -> None:
         registry = self._registry
@@ -194,6 +199,7 @@ class Metrics:
             self._transfers.labels(verb).set(running[verb])
         self._disk_running.set(disk.running)
         self._disk_queued.set(disk.queued)
+        self._disk_quiet.set(disk.quiet)
         for error, count in (disk.faults - self._faults_seen).items():
             self._faults.labels(error).inc(count)
         self._faults_seen = disk.faults.copy()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import subprocess
@@ -25,6 +26,7 @@ from httpnas.storage.errors import (
 )
 from httpnas.storage.locks import NameLocks
 from httpnas.storage.store import Storage
+from httpnas.storage.workspace import _LOOKS
 from tests.storage.steps import (
     Refused,
     anything,
@@ -519,6 +521,32 @@ def test_a_living_daemon_keeps_what_is_its_own(
     daemon.communicate(b"\n", timeout=20)
     assert daemon.returncode == 0
     assert read(storage, b"f") == b"content"
+
+
+def test_of_many_living_daemons_some_are_looked_at_and_a_dead_one_is_found(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [Storage(str(root), durable=False) for _ in range(_LOOKS + 8)]
+    dead = root / ".httpnas" / "run" / "dead"
+    dead.mkdir()
+    (dead / "lease").touch()
+    flock, refused = fcntl.flock, []
+
+    def look(fd: int, operation: int) -> None:
+        try:
+            flock(fd, operation)
+        except BlockingIOError:
+            refused.append(fd)
+            raise
+
+    monkeypatch.setattr("fcntl.flock", look)
+    while dead.exists():
+        refused.clear()
+        for _ in storage.reclaim_abandoned():
+            pass
+        assert len(refused) <= _LOOKS
+    for other in others:
+        other.close()
 
 
 def test_a_stopped_storage_leaves_no_folder_unless_something_is_in_it(
