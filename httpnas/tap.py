@@ -165,6 +165,8 @@ class Daemon(Service):
         self._log.info("draining for up to {seconds} seconds", seconds=drain)
         leaving = _leave_after(drain + _LAST, self._tell_of_hang)
         await self.site.drain(drain, self._stop_listening)
+        leaving.cancel()
+        leaving = _leave_after(_LAST, self._tell_of_hang)
         self._reclaiming.stop()
         self._disk.stop()
         self._exchange.storage.close()

@@ -22,10 +22,7 @@ SHORT = bool(os.environ.get("HTTPNAS_CEPHFS_SHORT"))
 CHOSEN = (
     "create only",
     "append with key",
-    "append large in pieces",
-    "append after a crash in its middle",
     "move only to a new name",
-    "delete",
     "after a large append",
 )
 

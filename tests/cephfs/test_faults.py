@@ -246,6 +246,7 @@ def test_a_client_of_ceph_is_evicted(replicas: Replicas) -> None:
         load.await_answers(time.monotonic(), (A, B), RECOVERY)
 
 
+@pytest.mark.skipif(SHORT, reason="it takes more than a minute: not in the short form")
 def test_a_client_of_ceph_is_frozen_until_it_is_evicted(replicas: Replicas) -> None:
     with replicas.under_load(
         "client of A frozen for 70 s, evicted, mounted again", SESSION

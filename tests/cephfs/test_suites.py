@@ -15,14 +15,14 @@ from tests.harness import ROOT
 pytestmark = pytest.mark.cephfs
 
 #: Each new root takes 130 new files, most of a second here, so that it is these modules only.
-SUITES = [
-    "storage/test_append.py",
-    "storage/test_keys.py",
-    "web/test_idempotency.py",
-    "web/test_conditional_requests.py",
-]
+SUITES = ["storage/test_append.py", "web/test_idempotency.py"]
 if not SHORT:
-    SUITES += ["storage/test_upload.py", "web/test_file_door.py"]
+    SUITES += [
+        "storage/test_keys.py",
+        "storage/test_upload.py",
+        "web/test_conditional_requests.py",
+        "web/test_file_door.py",
+    ]
 
 
 @pytest.mark.parametrize("suite", SUITES)

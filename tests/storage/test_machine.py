@@ -28,6 +28,7 @@ from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.upload import Check
 from httpnas.storage.version import Version
+from tests.harness import wait_until
 from tests.storage.steps import (
     Refused,
     anything,
@@ -411,10 +412,15 @@ class StorageMachine(RuleBasedStateMachine):
         """One storage ends and begins anew; either frees what it has left."""
         self.storages[on].close()
         self.storages[on] = Storage(self.seen_at[on], durable=False)
-        for _ in self.storages[by].reclaim_abandoned():
-            pass
         self.aside[on].clear()
-        assert len(leftovers(self.root)) == len(self.aside[1 - on])
+
+        def is_reclaimed() -> bool:
+            for _ in self.storages[by].reclaim_abandoned():
+                pass
+            return len(leftovers(self.root)) == len(self.aside[1 - on])
+
+        # Other hosts may hear a little later that a lock was given back.
+        wait_until(is_reclaimed, "what was left to be reclaimed")
 
     @invariant()
     def the_tree_is_that_of_the_model(self) -> None:

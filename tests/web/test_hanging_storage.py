@@ -141,6 +141,8 @@ async def test_an_upload_that_was_under_way_is_told_and_leaves_nothing(
     await nas.at_rest()
     assert not (nas.root / "f").exists()
     assert nas.leftovers() == []
+    (ended,) = nas.exchange.trace.record()["ended"]
+    assert (ended["outcome"], ended["status"]) == ("refused", 503)
 
 
 @pytest_twisted.ensureDeferred
