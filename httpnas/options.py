@@ -67,8 +67,8 @@ def _positive_seconds(value: str) -> float:
 
 def _patience(value: str) -> float:
     seconds = _seconds(value)
-    if seconds < 5:
-        raise ValueError("less than 5 seconds are too few")
+    if seconds < 10:
+        raise ValueError("less than 10 seconds are too few: a look at the storage may take 5")
     return seconds
 
 

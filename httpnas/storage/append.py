@@ -76,7 +76,8 @@ class Append:
         If the file has taken an append with the same key before, nothing is appended and the
         version which that one made is returned.
 
-        :param check: decides under the name's lock whether the present version may be changed.
+        :param check: decides under the name's lock whether the present version may be changed, once
+            more when that is written and not yet true.
         :param expected: the length in bytes the file must have.
         :raises WrongOffset: when it has another one.
         :raises NoSuchFile: when the file is not there any more.
@@ -93,7 +94,7 @@ class Append:
             check(lambda: present)
             if expected is not None and expected != present.size:
                 raise WrongOffset(present.size)
-            return self._extend(fd, present)
+            return self._extend(fd, present, check)
 
     def _recover(self, fd: int) -> Version:
         """Undo what a daemon that died in the middle of a commit has left."""
@@ -110,7 +111,7 @@ class Append:
         self._storage.sync(fd)
         version.clear_undo(fd, self._storage.records)
 
-    def _extend(self, fd: int, present: Version) -> Version:
+    def _extend(self, fd: int, present: Version, check: Check) -> Version:
         if not self._length and self._key is None:
             return present
         records = self._storage.records
@@ -125,10 +126,11 @@ class Append:
             extended = version.of_stat(os.fstat(fd))
             self._note(fd, present, extended, known)
             self._storage.sync(fd)
+            check(lambda: present)  # all that took long was before this
             version.clear_undo(fd, records)
             # An undo record that survived a power cut would take back what was acknowledged.
             self._storage.sync(fd)
-        except (OSError, StorageError):
+        except Exception:
             with contextlib.suppress(OSError):
                 self._restore(fd, present)
             raise

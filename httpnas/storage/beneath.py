@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 import struct
+import weakref
 
 from httpnas.storage.errors import (
     NoSuchFile,
@@ -111,7 +112,7 @@ def _walk(root: int, name: bytes, flags: int) -> int:
 
 
 class Root:
-    """The folder everything is stored below, held open for as long as the daemon runs.
+    """The folder everything is stored below, held open until it is closed or nobody uses it.
 
     :param path: the folder; links on the way to it are followed, links below it never.
     :raises StorageError: when it can not be opened as a folder.
@@ -120,12 +121,14 @@ class Root:
     def __init__(self, path: str) -> None:
         with translated():
             self.fd = os.open(path, FOLDER)
+            self._closing = weakref.finalize(self, os.close, self.fd)
+            self._closing.atexit = False
             self.device = os.fstat(self.fd).st_dev
         self.kernel_walks = self._kernel_walks()
 
     def close(self) -> None:
         """Give the root's descriptor back."""
-        os.close(self.fd)
+        self._closing()
 
     def _kernel_walks(self) -> bool:
         try:

@@ -67,6 +67,10 @@ class StorageAway(StorageError):
     """The storage does not answer as it should just now; a later try may do."""
 
 
+class StorageGone(StorageAway):
+    """What was opened of the storage leads to it no more."""
+
+
 class OutOfDescriptors(StorageAway):
     """The daemon or the machine has no descriptors or memory left just now."""
 

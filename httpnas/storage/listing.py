@@ -151,8 +151,8 @@ class Folder:
         try:
             # Unlike this, an entry's own stat does not let other threads run in every Python.
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            os.fstat(self.fd)  # fails when it is the volume that is not there
+        except OSError:
+            os.fstat(self.fd)  # fails when it is the volume that is gone
             return None
         is_listed = version.is_file(status) or version.is_folder(status)
         return order.place(name, status) if is_listed else None
@@ -171,7 +171,7 @@ class Folder:
     def look(self, name: bytes) -> Entry | None:
         """Return what *name* is by now, or None when it is no file or folder any more.
 
-        :raises OSError: when that can not be told.
+        :raises OSError: when the volume is gone.
         """
         try:
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -179,7 +179,7 @@ class Folder:
                 return Entry(name, True, version.of_stat(status))
             if version.is_file(status):
                 return Entry(name, False, version.committed_at(self.fd, name, self._records))
-        except FileNotFoundError:
+        except OSError:
             os.fstat(self.fd)
         return None
 

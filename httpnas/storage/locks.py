@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from httpnas.storage.errors import Contended, StorageAway, StorageFull, translated
+from httpnas.storage.errors import Contended, StorageFull, StorageGone, translated
 
 #: How many lock files there are. Two names that share one wait for each other now and then.
 BUCKETS = 128
@@ -79,7 +79,7 @@ class NameLocks:
             try:
                 return os.open(bucket, flags, 0o666, dir_fd=self._folder)
             except FileNotFoundError as error:
-                raise StorageAway("the daemon's own folder is gone") from error
+                raise StorageGone("the daemon's own folder is gone") from error
 
 
 def _listed(folder: int) -> Iterator[bytes]:

@@ -64,13 +64,15 @@ class XattrRecords:
 class FileRecords:
     """Records in files of one folder, which are durable when a call returns.
 
-    :param folder: descriptor of the folder; it must stay open.
+    :param owner: what keeps the folder open.
+    :param folder: its descriptor.
     :param durable: whether to sync.
     """
 
     _KINDS = ("undo", "facts", "keys")
 
-    def __init__(self, folder: int, durable: bool) -> None:
+    def __init__(self, owner: object, folder: int, durable: bool) -> None:
+        self._owner = owner
         self._folder = folder
         self._durable = durable
 

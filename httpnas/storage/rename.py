@@ -19,14 +19,21 @@ _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 def name_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
     """Give the temporary file *name* in folder *source* a name in folder *target* that is free.
 
-    Without the flag it is linked and then unlinked. Who else makes the name wins or loses, and
-    what is left of the temporary is reclaimed.
+    Without the flag it is linked and then unlinked, where there are links. Who else makes the name
+    wins or loses, and what is left of the temporary is reclaimed.
 
     :raises FileExistsError: when *new_name* is taken.
     :raises OSError: as rename(2).
     """
-    if not _renamed(source, name, target, new_name):
+    if _renamed(source, name, target, new_name):
+        return
+    try:
         os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        _rename_seeing_nothing(source, name, target, new_name)
+    else:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=source)
 
@@ -40,8 +47,11 @@ def rename_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
     :raises FileExistsError: when *new_name* is taken.
     :raises OSError: as rename(2).
     """
-    if _renamed(source, name, target, new_name):
-        return
+    if not _renamed(source, name, target, new_name):
+        _rename_seeing_nothing(source, name, target, new_name)
+
+
+def _rename_seeing_nothing(source: int, name: bytes, target: int, new_name: bytes) -> None:
     try:
         os.stat(new_name, dir_fd=target, follow_symlinks=False)
     except FileNotFoundError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -19,7 +18,6 @@ from httpnas.storage.errors import (
     IsFolder,
     NoSuchFile,
     NotAFolder,
-    StorageAway,
     StorageError,
     translated,
 )
@@ -60,36 +58,40 @@ class Storage:
     :param path: the root; it is not made here.
     :param durable: whether a change is on stable storage before it is reported.
     :param observe: is told of each step that others or the disk may hold up, as it ends.
-    :raises StorageError: when the root is no folder that can be written to.
+    :param after: which storage it has to be.
+    :raises StorageError: when the root is no folder that can be written to, or is another storage.
     """
 
     def __init__(
-        self, path: str, durable: bool = True, observe: Observe = lambda step, seconds: None
+        self,
+        path: str,
+        durable: bool = True,
+        observe: Observe = lambda step, seconds: None,
+        after: Storage | None = None,
     ) -> None:
         self.durable = durable
         self._observe = observe
         self._path = os.path.abspath(path)
         self.root = Root(path)
-        try:
-            self.workspace = Workspace(self.root.fd)
-        except BaseException:
-            self.root.close()
-            raise
-        self._given_back = weakref.finalize(self, _give_back, self.workspace, self.root)
-        self._given_back.atexit = False  # a volume that hangs must not hold up the daemon's end
-        self.volume = Volume(self._path, self.root, self.workspace)
+        if after is not None:
+            after.volume.expect(self.root)
+        self.workspace = Workspace(self.root.fd)
+        self.volume: Volume = Volume(self._path, self.root, self.workspace)
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves.
         self.has_xattrs = self.workspace.keeps_xattrs()
         self.records: Records = (
-            XattrRecords() if self.has_xattrs else FileRecords(self.workspace.records, durable)
+            XattrRecords()
+            if self.has_xattrs
+            else FileRecords(self.workspace, self.workspace.records, durable)
         )
         self.opens_at_once = self.has_xattrs and self.volume.is_local
 
     def close(self) -> None:
         """Give everything back. No call may run or follow."""
         self.workspace.leave()
-        self._given_back()
+        self.workspace.close()
+        self.root.close()
 
     def reopened(self) -> Storage:
         """Return this storage as its path leads to it now, because what is open of it is gone.
@@ -97,11 +99,9 @@ class Storage:
         This one keeps what is open until the last transfer that uses it has ended, and needs not
         be closed.
 
-        :raises StorageAway: when the path does not lead there.
+        :raises StorageError: when the path does not lead there.
         """
-        if not self.volume.is_found_again():
-            raise StorageAway("the volume is not there")
-        return Storage(self._path, self.durable, self._observe)
+        return Storage(self._path, self.durable, self._observe, after=self)
 
     def sync(self, fd: int) -> None:
         """Bring the file or folder *fd* to stable storage, if durability is asked for.
@@ -203,8 +203,9 @@ class Storage:
 
         :raises StorageError: as :meth:`is_file`.
         """
-        if not self.is_file(name):
-            return None
+        return self._present(name) if self.is_file(name) else None
+
+    def _present(self, name: bytes) -> Version | None:
         with translated():
             try:
                 folder = self.root.open_parent(name)
@@ -274,8 +275,8 @@ class Storage:
         :raises StorageError: when it is known already that it can not be published.
         """
         refuse_private(name)
-        self.is_file(name)
-        check(lambda: self.look(name))
+        is_there = self.is_file(name)
+        check(lambda: self._present(name) if is_there else None)
         self.volume.refuse_full(length)
         return Upload(self, name, *self.workspace.create())
 
@@ -348,11 +349,6 @@ class Storage:
     def reclaim_abandoned(self) -> Iterator[None]:
         """Free what daemons that died have left behind, as :meth:`reclaim` does."""
         return self.workspace.reclaim_abandoned()
-
-
-def _give_back(workspace: Workspace, root: Root) -> None:
-    workspace.close()
-    root.close()
 
 
 def _only_file(fd: int) -> int:

@@ -78,7 +78,7 @@ class Upload:
                     self._enter(folder, check, create_only)
                     storage.sync(folder)
                 except FileNotFoundError:
-                    os.stat(self._temporary, dir_fd=storage.workspace.fd)
+                    storage.workspace.expect(self._temporary)
                     continue  # the folder was removed in this moment
                 finally:
                     os.close(folder)

@@ -12,7 +12,7 @@ import sys
 from typing import NamedTuple
 
 from httpnas.storage.beneath import PRIVATE, Root
-from httpnas.storage.errors import NoRoom, NotPermitted, StorageAway, StorageFull, translated
+from httpnas.storage.errors import NoRoom, NotPermitted, StorageFull, StorageGone, translated
 from httpnas.storage.workspace import Workspace
 
 #: File systems on which opening a file whose folders are cached never waits for a network.
@@ -82,12 +82,13 @@ class Volume:
     def verify(self) -> None:
         """See whether what has just failed may have failed because the volume is gone.
 
-        :raises StorageAway: when it is.
+        :raises StorageGone: when it is.
         """
         try:
             os.fstat(self._root.fd)
         except OSError as error:
-            raise StorageAway(f"the volume is gone ({error.strerror})") from error
+            raise StorageGone(f"the volume is gone ({error.strerror})") from error
+        self._workspace.verify()
 
     def probe(self) -> None:
         """Write a file and remove it, to see whether the storage can be written to.
@@ -96,15 +97,16 @@ class Volume:
         content may lie on different hosts; on a local disk that would wait for what others have
         written.
 
-        :raises StorageError: when not, or when another folder stands in the root's place.
+        :raises StorageGone: when the root's path leads elsewhere, or what is open leads nowhere.
+        :raises StorageError: when it can not be written to.
         """
         self.verify()
         with translated():
             if not os.path.samestat(os.stat(self._path), os.fstat(self._root.fd)):
-                raise StorageAway("another folder stands in its place")
+                raise StorageGone("another folder stands in its place")
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root.fd, effective_ids=True):
                 raise NotPermitted("no permission")
-        self._workspace.verify()
+        self._workspace.verify_lease()
         with contextlib.suppress(StorageFull):
             self._write_something()
 
@@ -121,18 +123,21 @@ class Volume:
         finally:
             self._workspace.discard(name)
 
-    def is_found_again(self) -> bool:
-        """Tell whether the root's path leads to this storage, on whatever mount.
+    def expect(self, root: Root) -> None:
+        """See that *root* is that of this storage, on whatever mount.
 
         A folder on which nothing is mounted any more is another one, and may be empty.
+
+        :raises StorageGone: when it is not.
         """
         with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(self._path), os.fstat(self._root.fd)):
-                return True
+            if os.path.samestat(os.fstat(root.fd), os.fstat(self._root.fd)):
+                return
         with contextlib.suppress(OSError):
-            found = os.stat(os.path.join(os.fsencode(self._path), PRIVATE, b"locks"))
-            return found.st_ino == self._workspace.locks_inode
-        return False
+            found = os.stat(os.path.join(PRIVATE, b"locks"), dir_fd=root.fd)
+            if found.st_ino == self._workspace.locks_inode:
+                return
+        raise StorageGone("the volume is not there")
 
 
 def _kind(device: int) -> str:

@@ -13,11 +13,13 @@ import fcntl
 import itertools
 import os
 import random
+import threading
 import uuid
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 from httpnas.storage.beneath import FOLDER, PRIVATE
-from httpnas.storage.errors import StorageAway, translated
+from httpnas.storage.errors import StorageGone, translated
 from httpnas.storage.records import has_xattrs
 
 _LEASE = "lease"
@@ -28,19 +30,29 @@ _LOOKS = 32
 class Workspace:
     """This daemon's working folder, and the reclaiming of those whose daemon is gone.
 
+    Its descriptors are open until it is closed or nobody uses it.
+
     :param root: descriptor of the storage root.
     :raises StorageError: when the root can not be written to.
     """
 
     def __init__(self, root: int) -> None:
+        held: list[int] = []
+        # In a thread, as the volume may hang that is given up.
+        self._closing = weakref.finalize(self, _in_a_thread, _close, held)
+        self._closing.atexit = False
+        self._held = held
         with translated():
             private = _make(root, PRIVATE)
+            held.append(private)
             #: Descriptor of the folder for lock files.
             self.locks = _make(private, b"locks")
+            held.append(self.locks)
             self._runs = _make(private, b"run")
+            held.append(self._runs)
             #: Descriptor of the folder for records where there are no user xattrs.
             self.records = _make(private, b"records")
-            os.close(private)
+            held.append(self.records)
             #: Tells this storage from others.
             self.locks_inode = os.fstat(self.locks).st_ino
             while not self._settle():
@@ -77,6 +89,7 @@ class Workspace:
             fcntl.flock(lease, fcntl.LOCK_EX | (0 if create else fcntl.LOCK_NB))
             if os.path.samestat(os.stat(_LEASE, dir_fd=fd), os.fstat(lease)):
                 self._name, self.fd, self._lease = run, fd, lease
+                self._held += [fd, lease]
                 fd = lease = -1
                 return True
         except (FileNotFoundError, BlockingIOError):
@@ -100,7 +113,17 @@ class Workspace:
             try:
                 return os.open(name, flags, 0o666, dir_fd=self.fd), name
             except FileNotFoundError as error:
-                raise StorageAway("the daemon's own folder is gone") from error
+                raise StorageGone("the daemon's own folder is gone") from error
+
+    def expect(self, name: bytes) -> None:
+        """See that the temporary *name* is still there.
+
+        :raises StorageGone: when it is not.
+        """
+        try:
+            os.stat(name, dir_fd=self.fd)
+        except FileNotFoundError as error:
+            raise StorageGone("the daemon's own folder is gone") from error
 
     def discard(self, name: bytes) -> None:
         """Remove the temporary *name* if it is still there."""
@@ -186,18 +209,27 @@ class Workspace:
             os.close(lease)
 
     def verify(self) -> None:
+        """See whether this folder is still there.
+
+        :raises StorageGone: when it is not.
+        """
+        try:
+            is_there = os.fstat(self.fd).st_nlink > 0
+        except OSError as error:
+            raise StorageGone(f"the volume is gone ({error.strerror})") from error
+        if not is_there:
+            raise StorageGone("the daemon's own folder is gone")
+
+    def verify_lease(self) -> None:
         """See whether this folder is still this daemon's.
 
-        :raises StorageAway: when it is gone, or when the lease was lost, as it is when a network
-            file system takes a daemon for dead.
+        :raises StorageGone: when the lease was lost, as it is when a network file system takes a
+            daemon for dead.
         """
-        with translated():
-            try:
-                fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StorageAway("the lease of the daemon's own folder was lost") from error
-            if not os.fstat(self.fd).st_nlink:
-                raise StorageAway("the daemon's own folder is gone")
+        try:
+            fcntl.flock(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageGone("the lease of the daemon's own folder was lost") from error
 
     def leave(self) -> None:
         """Remove this folder when nothing is left in it."""
@@ -208,9 +240,18 @@ class Workspace:
 
     def close(self) -> None:
         """Give the lease and everything else back."""
-        for fd in (self._lease, self.fd, self._runs, self.locks, self.records):
-            with contextlib.suppress(OSError):  # of a volume that is gone
-                os.close(fd)
+        self._closing.detach()
+        _close(self._held)
+
+
+def _in_a_thread(call: Callable[[list[int]], None], fds: list[int]) -> None:
+    threading.Thread(target=call, args=(fds,), daemon=True).start()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):  # of a volume that is gone
+            os.close(fd)
 
 
 def _make(folder: int, name: bytes) -> int:

@@ -3,7 +3,6 @@ what is not in memory already, and never holds a thread while the peer is slow."
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -63,10 +62,8 @@ class FileRange:
         block = bytearray(wanted)
         try:
             got = os.preadv(self._fd, [block], self._offset, _NOWAIT)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
-                return None
-            raise
+        except OSError:
+            return None  # whatever it is, it is for a thread to find out
         return self._taken(bytes(block) if got == wanted else bytes(block[:got]))
 
     def read(self) -> bytes:

@@ -7,7 +7,7 @@ from math import inf
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from httpnas.storage.errors import Contended, OutOfDescriptors, StorageAway
+from httpnas.storage.errors import StorageGone
 from httpnas.storage.store import Storage
 from httpnas.transfer.disk import Disk
 
@@ -39,6 +39,7 @@ class Watchdog:
         self._disk = disk
         self._patience = patience
         self._asked = -inf
+        self._failed = 0
         self.probe = disk.shared(self._probe)
         disk.verify = self._verify
 
@@ -56,14 +57,17 @@ class Watchdog:
             return self._patience
         return LONGEST if self._disk.oldest > LONGEST else inf
 
-    def check(self, now: float) -> None:
-        """Look at the storage when it is in doubt.
+    @property
+    def now(self) -> float:
+        """The time by which patience is measured, in seconds."""
+        return self._disk.awake.seconds()
 
-        :param now: by the clock of the disk, in seconds.
-        """
-        doubtful = self._disk.oldest > _SUSPECT or self._disk.failed >= self._asked
-        if doubtful and now - self._asked > _PAUSE:
-            self._asked = now
+    def check(self) -> None:
+        """Look at the storage when it is in doubt; called about once a second."""
+        self._disk.awake.tick()
+        failed = self._disk.failed > self._failed
+        if (self._disk.oldest > _SUSPECT or failed) and self.now - self._asked > _PAUSE:
+            self._asked, self._failed = self.now, self._disk.failed
             Deferred.fromCoroutine(self.probe.ask()).addErrback(lambda failure: None)
 
     def _verify(self) -> None:
@@ -72,9 +76,7 @@ class Watchdog:
     def _probe(self) -> None:
         try:
             self.storage.volume.probe()
-        except (Contended, OutOfDescriptors):
-            raise
-        except StorageAway:
+        except StorageGone:
             self.storage = self.storage.reopened()
             self._disk.forget_failures()
             self._log.warn("the storage was gone, and has been opened anew")

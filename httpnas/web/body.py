@@ -105,6 +105,11 @@ class Body:
 
     # For the request
 
+    @property
+    def is_unclaimed(self) -> bool:
+        """Whether nobody has asked for it yet, or nobody can any more."""
+        return self.failure is not None or (self._delivered is None and not self._dropping)
+
     def data_received(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
         self.received += len(chunk)

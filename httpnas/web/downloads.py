@@ -148,7 +148,7 @@ async def send(exchange: Exchange, request: StreamingRequest, source: Source) ->
 
     :raises ConsumerGone: when the client went away before it had all of it.
     """
-    if request.gone:
+    if request.gone or request.finished:
         raise ConsumerGone("the client went away before the download")
     try:
         await Sender(exchange.disk).beginFileTransfer(source, request)

@@ -17,7 +17,7 @@ from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.multipart import Part, Parts, boundary_of
 from httpnas.web.names import BadName, check_name, decode_name
 from httpnas.web.negotiation import listing_format
-from httpnas.web.problems import Problem, problem_of
+from httpnas.web.problems import Problem
 from httpnas.web.routing import Router
 from httpnas.web.streaming import StreamingRequest
 from httpnas.web.uploads import admit, replace_by_part
@@ -78,6 +78,7 @@ class FilesDoor:
             refuse_private(folder)
         parts = await self._begin(request)
         stored: list[str] = []
+        request.told["stored"] = stored
         length = 0
         try:
             while (part := await parts.next()) is not None:
@@ -86,13 +87,9 @@ class FilesDoor:
                     length += len(stored[-1])
                     if length > _NAMES:
                         raise Problem(413, "The names in one form are too long in all; send less.")
-        except Exception as error:
-            problem = problem_of(error)
-            if problem is None:
-                raise
-            raise problem.extended(stored=stored) from error
         finally:
             parts.abandon()
+        del request.told["stored"]
         if not stored:
             raise Problem(400, "The form has no file: send it as the field 'file', with its name.")
         _accept(request, f"{', '.join(stored)} upload task submitted.")

@@ -139,6 +139,7 @@ def answer(request: StreamingRequest, problem: Problem) -> None:
         return
     for stale in _OF_THE_FILE:
         request.responseHeaders.removeHeader(stale)
+    problem.members |= request.told
     body = document(problem, request.id)
     request.setResponseCode(problem.status, phrase(problem.status))
     request.setHeader(b"Content-Type", b"application/problem+json")

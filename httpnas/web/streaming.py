@@ -76,7 +76,11 @@ class Backing(Protocol):
     def patience(self) -> float:
         """For how many seconds a request may wait for it without a byte being moved."""
 
-    def check(self, now: float) -> None:
+    @property
+    def now(self) -> float:
+        """The time by which that is measured, in seconds."""
+
+    def check(self) -> None:
         """Look after it; called once a second."""
 
 
@@ -112,6 +116,7 @@ class StreamingRequest(server.Request):
     :ivar name: what it is about, once the door has found that out; for the log.
     :ivar handled: fires when its handler has ended, or is not waited for any more.
     :ivar given_up: whether its client was told to come again, as the storage does not answer.
+    :ivar told: members of a problem document that answers it, besides its own.
     :ivar ended_by: how it ended, for the log.
     """
 
@@ -133,6 +138,7 @@ class StreamingRequest(server.Request):
         self.first_byte: float | None = None
         self.path = self.query = b""
         self.name: bytes | None = None
+        self.told: dict[str, object] = {}
         self._expects = False
         self.body = Body(0, channel, self._invite)
 
@@ -279,8 +285,8 @@ class StreamingRequest(server.Request):
         if self.channel is not None:
             self.channel.linger()
 
-    def give_up(self) -> None:
-        """Tell the client to come again; the handler may end whenever it can."""
+    def tell_to_come_again(self) -> None:
+        """Give the request up, whose handler may end whenever it can."""
         if self.handled is None or self.handled.called:
             return
         self.given_up = True
@@ -369,7 +375,7 @@ class StreamingChannel(http.HTTPChannel):
     def _check_body(self, age: float) -> None:
         request = self.requests[0]
         body = request.body
-        waits_for_us = request._expects or body.paused or body.ended
+        waits_for_us = request._expects or body.paused or body.ended or body.is_unclaimed
         if waits_for_us or body.received - self._seen >= PROGRESS:
             self._seen = body.received
             self._enter(self._check_body)
@@ -379,11 +385,11 @@ class StreamingChannel(http.HTTPChannel):
 
     def _check_handler(self, request: StreamingRequest, is_awaited: bool) -> None:
         """Give up a request for which nothing has moved for too long though its client is ready."""
-        moved, now = request.body.received + request.sentLength, self.site.reactor.seconds()
+        moved, now = request.body.received + request.sentLength, self.site.backing.now
         if not is_awaited or moved != self._moved[0]:
             self._moved = (moved, now)
         elif now - self._moved[1] > self.site.backing.patience and not request.finished:
-            request.give_up()
+            request.tell_to_come_again()
 
     def _check_drain(self, age: float) -> None:
         if age > self.site.limits.linger:
@@ -451,7 +457,7 @@ class StreamingChannel(http.HTTPChannel):
         """Check the headers as a whole, then let the request be dispatched."""
         get = self.requests[-1].requestHeaders.getRawHeaders
         check_whole(get(b"Host", []), get(b"Expect", []), self._version)
-        self._seen, self._moved = 0, (0, self.site.reactor.seconds())
+        self._seen, self._moved = 0, (0, self.site.backing.now)
         self._enter(self._check_body)
         super().allHeadersReceived()
 
@@ -581,7 +587,10 @@ class StreamingSite(server.Site):
 
     def _check(self) -> None:
         now = self.reactor.seconds()
-        self.backing.check(now)
+        try:
+            self.backing.check()
+        except Exception:
+            self._log.failure("the storage could not be looked after")
         for channel in list(self.channels):
             try:
                 channel.check(now)

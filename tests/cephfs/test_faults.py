@@ -29,7 +29,7 @@ from tests.harness import ROOT, TWISTD, Twistd, connect, receive_answer, twistd,
 pytestmark = pytest.mark.cephfs
 
 #: Seconds that the daemons wait for a storage that does not answer; their default is longer.
-PATIENCE = 8
+PATIENCE = 10
 #: Seconds more than that in which a request has to end: a look once a second, and the grace for
 #: those who find out by themselves.
 MARGIN = 12
@@ -132,7 +132,7 @@ def half_received(daemon: Twistd) -> Iterator[threading.Event]:
         assert status == 404 or content == 2 * half, f"{status}, {len(content)} bytes"
 
 
-DOWN = [3, 14] if SHORT else [3, 14, 45]
+DOWN = [3, 16] if SHORT else [3, 16, 45]
 
 
 @pytest.mark.parametrize("seconds", DOWN)
@@ -151,7 +151,7 @@ def test_a_daemon_of_ceph_is_killed_and_started_again(
         load.await_answers(time.monotonic(), (A, B), RECOVERY)
 
 
-@pytest.mark.parametrize("seconds", [4, 16])
+@pytest.mark.parametrize("seconds", [4, 18])
 def test_a_client_of_ceph_is_frozen_and_thawed(replicas: Replicas, seconds: int) -> None:
     with (
         replicas.under_load(f"client of A frozen for {seconds} s") as load,
@@ -294,7 +294,7 @@ def test_a_daemon_does_not_wait_for_ever_for_a_mount_that_hangs_to_start_or_to_s
     try:
         options = [f"--storage={running.root}", "--listen=tcp:0:interface=127.0.0.1"]
         starting = subprocess.Popen(
-            [*TWISTD, "-n", "--pidfile=", "httpnas", "--patience=5", *options],
+            [*TWISTD, "-n", "--pidfile=", "httpnas", "--patience=10", *options],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

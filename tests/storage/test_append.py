@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from httpnas.storage import version
-from httpnas.storage.append import IN_MEMORY, WrongOffset
+from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
 from httpnas.storage.errors import (
     IsFolder,
     NoSuchFile,
@@ -27,6 +27,7 @@ from httpnas.storage.errors import (
 )
 from httpnas.storage.records import XattrRecords
 from httpnas.storage.store import Storage
+from httpnas.storage.upload import Find
 from httpnas.storage.version import Version
 from tests.storage.steps import (
     Faults,
@@ -172,6 +173,32 @@ def test_of_many_appends_at_one_offset_exactly_one_lands(storage: Storage) -> No
         assert read(storage, b"f")[round_:] == b"%d" % landed[0]
         for one in pending:
             one.close()
+
+
+def test_what_is_refused_when_it_is_written_already_is_not_appended(
+    storage: Storage, root: Path
+) -> None:
+    """As when the syncs took so long that the client was told to come again."""
+    upload(storage, b"f", b"old\n")
+    answers = iter([None, Refused()])
+
+    def check(find: Find) -> None:
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    begun = storage.begin_append(b"f", anything, key=b"key")
+    assert isinstance(begun, Append)
+    begun.write([b"new\n"])
+    with pytest.raises(Refused):
+        begun.commit(check)
+    begun.close()
+    assert read(storage, b"f") == (root / "f").read_bytes() == b"old\n"
+    again = storage.begin_append(b"f", anything, key=b"key")
+    assert isinstance(again, Append)
+    again.write([b"new\n"])
+    again.commit(anything)
+    again.close()
+    assert read(storage, b"f") == b"old\nnew\n"
 
 
 def test_the_check_decides_in_the_moment_of_the_commit(storage: Storage) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -417,3 +418,18 @@ def test_of_many_entries_by_size_or_time_few_are_kept(
         many.undo()
     assert len(found) == 100
     assert peak < 1 << 20  # 50,000 places are more than 5 MiB
+
+
+def test_a_file_that_becomes_a_link_while_it_is_listed_is_left_out(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"content")
+    folder = storage.open(b"")
+    assert isinstance(folder, Folder)
+
+    def is_a_link_by_now(*_: object) -> None:
+        raise OSError(errno.ELOOP, "a link")
+
+    monkeypatch.setattr("httpnas.storage.version.committed_at", is_a_link_by_now)
+    assert folder.look(b"f") is None
+    folder.close()

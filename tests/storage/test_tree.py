@@ -3,8 +3,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import gc
 import os
 import resource
+import shutil
 import subprocess
 import threading
 import time
@@ -23,10 +25,13 @@ from httpnas.storage.errors import (
     NotAFolder,
     OtherFileSystem,
     Reserved,
+    StorageError,
+    StorageGone,
 )
 from httpnas.storage.locks import NameLocks
 from httpnas.storage.store import Storage
 from httpnas.storage.workspace import _LOOKS
+from tests.harness import wait_until
 from tests.storage.steps import (
     Refused,
     anything,
@@ -521,6 +526,66 @@ def test_a_living_daemon_keeps_what_is_its_own(
     daemon.communicate(b"\n", timeout=20)
     assert daemon.returncode == 0
     assert read(storage, b"f") == b"content"
+
+
+def test_what_is_being_reclaimed_keeps_its_folder_open(storage: Storage, root: Path) -> None:
+    """Another file may have the number of a descriptor that is closed too early."""
+    other = Storage(str(root), durable=False)
+    upload(other, b"d/f", b"content")
+    aside = other.remove(b"d", anything)
+    assert aside is not None
+    folder, run = other.workspace.fd, os.fstat(other.workspace.fd)
+    steps = other.reclaim(aside)
+    del other
+    gc.collect()
+    assert os.path.samestat(os.fstat(folder), run)
+    for _ in steps:
+        pass
+    del steps
+    gc.collect()
+    assert leftovers(root) == []
+
+
+def test_a_storage_that_can_not_be_opened_keeps_no_descriptors(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr("os.mkdir", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(StorageError):
+            storage.reopened()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors to be closed")
+
+
+def test_a_storage_is_opened_anew_where_its_path_leads_to_it(storage: Storage, root: Path) -> None:
+    upload(storage, b"f", b"content")
+    again = storage.reopened()
+    assert read(again, b"f") == b"content"
+    again.close()
+    moved = root.with_name("moved")
+    root.rename(moved)
+    root.mkdir()
+    with pytest.raises(StorageGone):
+        storage.reopened()
+    assert list(root.iterdir()) == []
+    root.rmdir()
+    moved.rename(root)
+
+
+def test_what_needs_a_working_folder_that_is_gone_is_not_said_to_be_missing(
+    storage: Storage, root: Path
+) -> None:
+    upload(storage, b"d/f", b"content")
+    begun = storage.begin_upload(b"g", anything)
+    shutil.rmtree(root / ".httpnas" / "run")
+    with pytest.raises(StorageGone):
+        begun.publish(anything)
+    begun.close()
+    with pytest.raises(StorageGone):
+        storage.volume.verify()
 
 
 def test_of_many_living_daemons_some_are_looked_at_and_a_dead_one_is_found(

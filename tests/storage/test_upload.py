@@ -250,6 +250,20 @@ def test_of_many_creators_of_one_name_exactly_one_wins(
     assert leftovers(root) == []
 
 
+def test_a_file_is_created_where_there_are_neither_flags_nor_links(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr("httpnas.storage.rename._renameat2", None)
+    monkeypatch.setattr("os.link", refuse)
+    upload(storage, b"f", b"content", create_only=True)
+    with pytest.raises(NameTaken):
+        upload(storage, b"f", b"new", create_only=True)
+    assert read(storage, b"f") == b"content"
+
+
 def test_creating_wins_or_loses_against_others_without_the_locks(
     storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

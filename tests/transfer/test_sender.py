@@ -289,7 +289,7 @@ def test_without_rwf_nowait_nothing_is_read_on_the_reactor_thread(
     assert source.read_now() == b""
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP, errno.EIO])
 def test_what_the_page_cache_does_not_have_is_left_to_a_thread(
     file: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -301,17 +301,6 @@ def test_what_the_page_cache_does_not_have_is_left_to_a_thread(
     source = FileRange(file[0], 0, 10)
     assert source.read_now() is None
     assert source.read() == file[1][:10]
-
-
-def test_other_errors_of_the_page_cache_are_errors(
-    file: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def preadv(*_: object) -> int:
-        raise OSError(errno.EIO, "broken")
-
-    monkeypatch.setattr(os, "preadv", preadv)
-    with pytest.raises(OSError, match="broken"):
-        FileRange(file[0], 0, 10).read_now()
 
 
 def test_a_block_that_is_half_in_memory_is_taken_by_half(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,6 +15,7 @@ import pytest_twisted
 from twisted.internet.defer import Deferred
 
 from httpnas.transfer import watchdog
+from httpnas.transfer.disk import THREADS, AwakeTime
 from tests.harness import Client, Nas, wait_until
 
 #: Seconds that the storage is waited for here.
@@ -43,17 +45,16 @@ class Gate:
     """Holds calls of the disk up in their threads, all or some, until it is opened."""
 
     def __init__(self, nas: Nas, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._nas = nas
-        self._run = nas.disk.run
         self._open = threading.Event()
         self._open.set()
         self._holds: Callable[[Callable[..., Any]], bool] = lambda call: True
-        monkeypatch.setattr(nas.disk, "run", self._gated)
+        monkeypatch.setattr(nas.disk, "run", partial(self._gated, nas.disk.run))
+        monkeypatch.setattr(nas.disk, "look", partial(self._gated, nas.disk.look))
 
-    def _gated(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _gated(self, run: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._holds(call):
-            return self._run(call, *args, **kwargs)
-        return self._run(partial(self._wait, call, *args, **kwargs))
+            return run(call, *args, **kwargs)
+        return run(partial(self._wait, call, *args, **kwargs))
 
     def _wait(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._open.wait(20)
@@ -183,15 +184,16 @@ async def test_who_comes_while_the_storage_hangs_is_told_at_once_but_operators_a
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_slow_call_of_a_storage_that_answers_is_waited_for(nas: Nas, gate: Gate) -> None:
+async def test_slow_calls_of_a_storage_that_answers_are_waited_for(nas: Nas, gate: Gate) -> None:
     (nas.root / "f").write_bytes(b"a\n" * 10)
     probe = nas.exchange.watchdog._probe
     gate.close(holds=lambda call: call != probe)
-    answer = Deferred.fromCoroutine(nas.fetch("GET", "/file/f/wc"))
+    answers = [Deferred.fromCoroutine(nas.fetch("GET", "/file/f/wc")) for _ in range(THREADS + 4)]
     await nas.in_thread(wait_until, lambda: nas.disk.oldest > 3 * PATIENCE + 1, "a long wait")
     assert not nas.exchange.watchdog.away
     gate.open()
-    assert (await answer)[:2] == (200, b"10")
+    for answer in answers:
+        assert (await answer)[:2] == (200, b"10")
 
 
 @pytest_twisted.ensureDeferred
@@ -220,6 +222,73 @@ async def test_content_that_can_not_be_had_does_not_keep_names_from_being_served
     while not deleted.called:
         assert (await nas.fetch("GET", "/file/"))[0] == 200
     assert (await deleted)[0] == 503
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_download_with_a_body_that_was_given_up_ends_when_the_storage_goes_on(
+    nas: Nas, gate: Gate
+) -> None:
+    (nas.root / "f").write_bytes(bytes(40 << 20))
+    gate.close()
+
+    def half() -> Client:
+        client = Client(nas.port)
+        head = b"GET /file/f HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n"
+        client.send(head + b"x" * 66_000)
+        assert_come_again(client.answer())
+        return client
+
+    client = await nas.in_thread(half)
+    gate.open()
+    await nas.in_thread(wait_until, lambda: not nas.site._handlers, "the handler to end")
+    client.socket.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_that_trickles_in_while_nobody_asks_for_it_does_not_put_an_answer_off(
+    nas: Nas, gate: Gate
+) -> None:
+    gate.close()
+
+    def trickle() -> tuple[int, dict[str, str], bytes]:
+        with Client(nas.port) as client:
+            client.send(b"POST /file/f HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\nx")
+            return client.answer()
+
+    assert_come_again(await nas.in_thread(trickle))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_form_that_is_given_up_tells_what_is_stored(nas: Nas, gate: Gate) -> None:
+    def send() -> tuple[int, dict[str, str], bytes]:
+        part = b"--x\r\nContent-Disposition: form-data; name=file; filename=%b\r\n\r\nnew\r\n"
+        with Client(nas.port) as client:
+            client.send(
+                b"POST /files/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+                + part % b"one"
+                + b"--x\r\n"
+            )
+            wait_until((nas.root / "one").exists, "the first file")
+            gate.close()
+            client.send((part % b"two")[5:])
+            return client.answer()
+
+    answer = await nas.in_thread(send)
+    assert_come_again(answer)
+    assert json.loads(answer[2])["stored"] == ["one"]
+
+
+def test_time_for_which_the_process_stood_still_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    awake = AwakeTime()
+    for step in (1, 1, 3600):
+        now += step
+        awake.tick()
+    assert 2 <= awake.seconds() < 10
 
 
 @pytest_twisted.ensureDeferred
