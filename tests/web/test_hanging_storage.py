@@ -228,7 +228,7 @@ async def test_content_that_can_not_be_had_does_not_keep_names_from_being_served
 async def test_a_download_with_a_body_that_was_given_up_ends_when_the_storage_goes_on(
     nas: Nas, gate: Gate
 ) -> None:
-    (nas.root / "f").write_bytes(bytes(40 << 20))
+    (nas.root / "f").write_bytes(b"content")
     gate.close()
 
     def half() -> Client:
@@ -240,7 +240,9 @@ async def test_a_download_with_a_body_that_was_given_up_ends_when_the_storage_go
 
     client = await nas.in_thread(half)
     gate.open()
-    await nas.in_thread(wait_until, lambda: not nas.site._handlers, "the handler to end")
+    await nas.in_thread(wait_until, lambda: not nas.disk._pending, "the file to be opened")
+    await nas.in_thread(client.send, b"x" * 4000)
+    await nas.at_rest()
     client.socket.close()
 
 
