@@ -264,7 +264,7 @@ def checks_of(operation: str, response: Any) -> list[Any]:
 
 @API.include(method=["GET", "POST", "PUT", "DELETE"]).exclude(tag="pages").parametrize()
 @settings(
-    max_examples=10,
+    max_examples=6,
     derandomize=True,
     database=None,
     deadline=None,

@@ -729,7 +729,7 @@ async def test_nothing_that_a_client_sends_is_an_error_of_ours(world: Nas) -> No
     own = world.root / ".httpnas"
 
     @settings(
-        max_examples=600,
+        max_examples=400,
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
