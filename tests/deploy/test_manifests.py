@@ -24,10 +24,10 @@ from tests.deploy.manifests import (
     title,
     unrestricted,
 )
+from tests.harness import ROOT
 
 pytestmark = pytest.mark.deploy
 
-ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "k8s" / "manifests"
 GUIDE = ROOT / "docs" / "kubernetes.md"
 OVERLAYS = ("rook-cephfs", "simple-fs", "single")
