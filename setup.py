@@ -20,10 +20,13 @@ setup(
     # of that name on the path, and ours must not hide Twisted's.
     packages=[
         "httpnas",
+        "httpnas.fields",
         "httpnas.storage",
         "httpnas.transfer",
         "httpnas.web",
+        "httpnas.web.doors",
         "httpnas.web.openapi",
+        "httpnas.web.server",
         "twisted.plugins",
     ],
     package_data={"httpnas": ["py.typed"], "httpnas.web": ["page/*"]},

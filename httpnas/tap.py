@@ -27,14 +27,14 @@ from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
 from httpnas.transfer.disk import Disk
 from httpnas.web.access_log import log_request
+from httpnas.web.doors.file import FileDoor
+from httpnas.web.doors.files import FilesDoor
+from httpnas.web.doors.operations import Operations
+from httpnas.web.doors.pages import Pages
 from httpnas.web.exchange import Exchange
-from httpnas.web.file_door import FileDoor
-from httpnas.web.files_door import FilesDoor
 from httpnas.web.metrics import Metrics
-from httpnas.web.operations import Operations
-from httpnas.web.pages import Pages
 from httpnas.web.routing import Router
-from httpnas.web.streaming import Limits, StreamingRequest, StreamingSite
+from httpnas.web.server.streaming import Limits, StreamingRequest, StreamingSite
 
 __all__ = ["Options", "makeService"]
 

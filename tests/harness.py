@@ -27,7 +27,7 @@ from httpnas.tap import make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
-from httpnas.web.streaming import Limits
+from httpnas.web.server.streaming import Limits
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 20.0

@@ -13,10 +13,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from httpnas.storage import facts, keys, version
-from httpnas.storage.beneath import WRITE
+from httpnas.storage import facts, idempotency, version
 from httpnas.storage.errors import StorageBroken, StorageError, translated
 from httpnas.storage.facts import Facts, newlines
+from httpnas.storage.root import WRITE
 from httpnas.storage.upload import Check, stamp, write_all
 from httpnas.storage.version import Version
 
@@ -88,7 +88,7 @@ class Append:
         with timed, translated(), storage.held_file(self._name, WRITE) as fd:
             present = self._recover(fd)
             if self._key is not None:
-                done = keys.outcome(fd, self._key, present, storage.records)
+                done = idempotency.outcome(fd, self._key, present, storage.records)
                 if done is not None:
                     return done
             check(lambda: present)
@@ -107,7 +107,7 @@ class Append:
     def _restore(self, fd: int, before: Version) -> None:
         os.ftruncate(fd, before.size)
         os.utime(fd, ns=(before.mtime_ns, before.mtime_ns))
-        keys.forget_undone(fd, before, self._storage.records)
+        idempotency.forget_undone(fd, before, self._storage.records)
         self._storage.sync(fd)
         version.clear_undo(fd, self._storage.records)
 
@@ -142,7 +142,7 @@ class Append:
         if known.lines is not None:
             facts.remember(fd, after, Facts(known.lines + self._lines), records)
         if self._key is not None:
-            keys.remember(fd, self._key, before, after, records)
+            idempotency.remember(fd, self._key, before, after, records)
 
     def close(self) -> None:
         """Give everything back that staging took."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from httpnas.storage import version
-from httpnas.storage.beneath import PRIVATE
 from httpnas.storage.records import Records
+from httpnas.storage.root import PRIVATE
 from httpnas.storage.version import Version
 
 #: Names sorted in one call: about 5 ms.

@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from httpnas.storage import facts, keys, tree, version
+from httpnas.storage import facts, idempotency, tree, version
 from httpnas.storage.append import Append, WrongOffset
-from httpnas.storage.beneath import READ, Root, refuse_private, split
 from httpnas.storage.errors import (
     IsFolder,
     NoSuchFile,
@@ -25,6 +24,7 @@ from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import NameLocks
 from httpnas.storage.records import FileRecords, Records, XattrRecords
+from httpnas.storage.root import READ, Root, refuse_private, split
 from httpnas.storage.upload import Check, Upload
 from httpnas.storage.version import Version
 from httpnas.storage.volume import Volume
@@ -301,7 +301,7 @@ class Storage:
             fd = self.open_regular(name, READ)
             try:
                 present = version.committed(fd, self.records)
-                done = None if key is None else keys.outcome(fd, key, present, self.records)
+                done = None if key is None else idempotency.outcome(fd, key, present, self.records)
             finally:
                 os.close(fd)
         if done is not None:

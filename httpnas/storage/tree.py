@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from httpnas.storage import version
-from httpnas.storage.beneath import refuse_private, split
 from httpnas.storage.errors import (
     IntoItself,
     NameTaken,
@@ -15,6 +14,7 @@ from httpnas.storage.errors import (
     translated,
 )
 from httpnas.storage.rename import rename_new
+from httpnas.storage.root import refuse_private, split
 from httpnas.storage.upload import Check
 
 if TYPE_CHECKING:

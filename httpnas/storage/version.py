@@ -12,8 +12,8 @@ import stat
 import struct
 from dataclasses import dataclass
 
-from httpnas.storage.beneath import READ
 from httpnas.storage.records import Records
+from httpnas.storage.root import READ
 
 _UNDO = "undo"
 _RECORD = struct.Struct("<QQ")

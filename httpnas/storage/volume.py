@@ -11,8 +11,8 @@ import os
 import sys
 from typing import NamedTuple
 
-from httpnas.storage.beneath import PRIVATE, Root
 from httpnas.storage.errors import NoRoom, NotPermitted, StorageFull, StorageGone, translated
+from httpnas.storage.root import PRIVATE, Root
 from httpnas.storage.workspace import Workspace
 
 #: File systems on which opening a file whose folders are cached never waits for a network.

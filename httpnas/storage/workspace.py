@@ -18,9 +18,9 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator
 
-from httpnas.storage.beneath import FOLDER, PRIVATE
 from httpnas.storage.errors import StorageGone, translated
 from httpnas.storage.records import has_xattrs
+from httpnas.storage.root import FOLDER, PRIVATE
 
 _LEASE = "lease"
 #: How many daemons that are alive are looked at on the search for one that is not.

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 
 _log = Logger()
 

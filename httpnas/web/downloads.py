@@ -6,17 +6,17 @@ import mimetypes
 import os
 from uuid import uuid4
 
+from httpnas.fields.conditions import Conditions, Verdict, format_http_date
+from httpnas.fields.digests import HASHES, format_digest, wanted_digest
+from httpnas.fields.ranges import PartialContent, partial_content
 from httpnas.storage.facts import Facts
 from httpnas.storage.store import StoredFile
 from httpnas.storage.version import Version
 from httpnas.transfer import scan
 from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Sender, Source, Text
-from httpnas.web.conditions import Conditions, Verdict, format_http_date
-from httpnas.web.digests import HASHES, format_digest, wanted_digest
 from httpnas.web.exchange import Exchange, conditions_of, entity_tag, modified
 from httpnas.web.problems import Problem
-from httpnas.web.ranges import PartialContent, partial_content
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 
 #: A table of our own: the machine's would make answers depend on where the daemon runs.
 _TYPES = mimetypes.MimeTypes()

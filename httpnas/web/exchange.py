@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from httpnas.fields.conditions import Conditions
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
@@ -19,9 +20,8 @@ from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
-from httpnas.web.conditions import Conditions
 from httpnas.web.problems import Problem, busy
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 from httpnas.web.trace import Trace
 
 T = TypeVar("T")

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from httpnas.fields.conditions import format_http_date
+from httpnas.fields.names import quote_component
+from httpnas.fields.negotiation import listing_format
 from httpnas.storage.listing import Entry, Folder, Order, Place
 from httpnas.transfer.sender import Chained, Generated, Text
-from httpnas.web.conditions import format_http_date
 from httpnas.web.downloads import send
 from httpnas.web.exchange import Exchange, answer, entity_tag, modified
-from httpnas.web.names import quote_component
-from httpnas.web.negotiation import listing_format
 from httpnas.web.problems import Problem
 from httpnas.web.query import limit_of, parse_query
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 
 #: Entries made in one call of a pool thread.
 PAGE = 2000

@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 from httpnas.storage.store import Step
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
-from httpnas.web.streaming import StreamingRequest, StreamingSite
+from httpnas.web.server.streaming import StreamingRequest, StreamingSite
 from httpnas.web.trace import VERBS, Trace
 
 #: Seconds, from an answer out of memory to a transfer of a quarter of an hour.

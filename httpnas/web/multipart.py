@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from httpnas.web.body import Body
+from httpnas.web.server.body import Body
 
 #: Parts in one form, and bytes and number of a part's header lines.
 MAX_PARTS = 10_000

@@ -11,16 +11,16 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from httpnas.fields.digests import BadDigestField
+from httpnas.fields.names import BadName, NameTooLong
+from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
-from httpnas.web.body import BodyTooLarge, BodyTooSlow
-from httpnas.web.digests import BadDigestField
 from httpnas.web.multipart import BadForm
-from httpnas.web.names import BadName, NameTooLong
-from httpnas.web.ranges import RangeNotSatisfiable
+from httpnas.web.server.body import BodyTooLarge, BodyTooSlow
 
 if TYPE_CHECKING:
-    from httpnas.web.streaming import StreamingRequest
+    from httpnas.web.server.streaming import StreamingRequest
 
 #: Seconds after which a client may try again when the storage is away.
 RETRY_AFTER = 5

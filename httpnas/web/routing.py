@@ -17,10 +17,10 @@ from werkzeug.routing import BaseConverter
 
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
-from httpnas.web.body import BodyCutShort
 from httpnas.web.exchange import answer
 from httpnas.web.problems import Problem, busy, problem_of
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.body import BodyCutShort
+from httpnas.web.server.streaming import StreamingRequest
 
 _log = Logger()
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")

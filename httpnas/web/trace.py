@@ -11,9 +11,9 @@ from itertools import islice
 from typing import Any
 
 from httpnas.transfer.sender import ConsumerGone
-from httpnas.web.body import BodyCutShort, BodyTooSlow
 from httpnas.web.problems import problem_of
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.body import BodyCutShort, BodyTooSlow
+from httpnas.web.server.streaming import StreamingRequest
 
 VERBS = ("upload", "append", "download", "move", "delete")
 #: Ended transfers that are remembered.

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TypeVar
 
+from httpnas.fields.digests import HASHES, expected_digests
 from httpnas.storage.append import Append
 from httpnas.storage.errors import NameTaken
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Version
 from httpnas.transfer.sink import Sink
-from httpnas.web.body import Body
-from httpnas.web.digests import HASHES, expected_digests
 from httpnas.web.exchange import Exchange, conditions_of, write_check
 from httpnas.web.multipart import Part
 from httpnas.web.problems import Problem
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.body import Body
+from httpnas.web.server.streaming import StreamingRequest
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class DigestCheck:
     """Hashes a body while it streams, and compares in the end.
 
-    :param expected: digests by algorithm, as in :data:`httpnas.web.digests.HASHES`.
+    :param expected: digests by algorithm, as in :data:`httpnas.fields.digests.HASHES`.
     """
 
     def __init__(self, expected: dict[str, bytes]) -> None:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cephfs
 SUITES = ["storage/test_append.py", "web/test_idempotency.py"]
 if not SHORT:
     SUITES += [
-        "storage/test_keys.py",
+        "storage/test_idempotency.py",
         "storage/test_upload.py",
         "web/test_conditional_requests.py",
         "web/test_file_door.py",

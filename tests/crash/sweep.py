@@ -36,14 +36,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
+from httpnas.fields.digests import format_digest
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage
 from httpnas.tap import make_site
 from httpnas.transfer.disk import Disk
-from httpnas.web.digests import format_digest
 from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
-from httpnas.web.streaming import Limits
+from httpnas.web.server.streaming import Limits
 from tests import harness
 
 #: Set in the environment for the long form: on the disk of the temporary folder, with all errors.

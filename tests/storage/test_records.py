@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage import facts, keys, version
+from httpnas.storage import facts, idempotency, version
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import StorageError, StorageFull
 from httpnas.storage.facts import Facts
@@ -765,5 +765,5 @@ def test_the_folder_of_records_may_be_gone(plain: Storage, root: Path) -> None:
 
 def test_every_kind_of_record_is_forgotten() -> None:
     """A kind that others write and :meth:`forget` does not know would be inherited."""
-    written = {facts._KIND, keys._KIND, version._UNDO}
+    written = {facts._KIND, idempotency._KIND, version._UNDO}
     assert set(FileRecords._KINDS) == written

@@ -18,7 +18,7 @@ import pytest_twisted
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from httpnas.web.streaming import PROGRESS, Limits
+from httpnas.web.server.streaming import PROGRESS, Limits
 from tests.harness import PATIENCE, Client, Nas, wait_until
 
 HOST = b"Host: nas\r\n"

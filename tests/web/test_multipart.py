@@ -14,7 +14,6 @@ from twisted.internet.interfaces import IConsumer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from httpnas.web.body import HELD, Body, BodyCutShort, BodyTooLarge, BodyTooSlow
 from httpnas.web.multipart import (
     MAX_HEADER,
     MAX_HEADERS,
@@ -24,6 +23,7 @@ from httpnas.web.multipart import (
     boundary_of,
     filename_of,
 )
+from httpnas.web.server.body import HELD, Body, BodyCutShort, BodyTooLarge, BodyTooSlow
 
 BOUNDARY = "gc0pJq0M:08jU534c0p"
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from httpnas.storage import append, upload
-from httpnas.storage.beneath import Root
+from httpnas.storage.root import Root
 from httpnas.storage.store import Storage
 from tests.harness import Nas, connect
 

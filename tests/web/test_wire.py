@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 import pytest_twisted
 
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 from tests.harness import Client, Nas, wait_until
 
 HOST = b"Host: nas\r\n"

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage import beneath
-from httpnas.storage.beneath import FOLDER, READ, Root, is_private
+from httpnas.storage import root as root_module
 from httpnas.storage.errors import (
     NoSuchFile,
     NotAFolder,
@@ -23,6 +22,7 @@ from httpnas.storage.errors import (
     StorageError,
 )
 from httpnas.storage.listing import Folder
+from httpnas.storage.root import FOLDER, READ, Root, is_private
 from httpnas.storage.store import Storage, StoredFile
 from tests.storage.steps import (
     anything,
@@ -196,7 +196,7 @@ def test_special_files_are_nothing_and_never_hang(storage: Storage, root: Path, 
         lambda: storage.open(b"special/below"),
         lambda: append(storage, b"special/below", b""),
         lambda: storage.remove(b"special", anything),
-        lambda: storage.open_regular(b"special", beneath.WRITE),
+        lambda: storage.open_regular(b"special", root_module.WRITE),
     ]
     for result in at_once(acts):
         assert type(result) is NoSuchFile
@@ -479,7 +479,7 @@ def test_a_refused_openat2_makes_the_walk_take_over(
         ctypes.set_errno(errno.EPERM)
         return -1
 
-    monkeypatch.setattr(beneath, "_syscall", refused)
+    monkeypatch.setattr(root_module, "_syscall", refused)
     opened_root = Root(str(root))
     assert not opened_root.kernel_walks
     (root / "f").write_bytes(b"content")
@@ -505,7 +505,7 @@ def test_an_openat2_that_is_told_to_try_again_ends(
         ctypes.set_errno(errno.EAGAIN)
         return -1
 
-    monkeypatch.setattr(beneath, "_syscall", again)
+    monkeypatch.setattr(root_module, "_syscall", again)
     with pytest.raises(StorageAway):
         opened_root.open(b"f", READ)
     assert len(calls) > 10
@@ -517,7 +517,7 @@ def test_an_openat2_that_is_told_to_try_again_ends(
 
 def test_every_descriptor_closes_on_exec(storage: Storage) -> None:
     upload(storage, b"d/f", b"content")
-    for name, flags in [(b"d/f", READ), (b"d/f", beneath.WRITE), (b"d", FOLDER)]:
+    for name, flags in [(b"d/f", READ), (b"d/f", root_module.WRITE), (b"d", FOLDER)]:
         fd = storage.root.open(name, flags)
         assert not os.get_inheritable(fd)
         os.close(fd)

@@ -8,18 +8,18 @@ from datetime import datetime
 from functools import partial
 from urllib.parse import quote
 
-from httpnas.storage.beneath import refuse_private
+from httpnas.fields.digests import expected_digests
+from httpnas.fields.names import BadName, check_name, decode_name
+from httpnas.fields.negotiation import listing_format
 from httpnas.storage.errors import IsFolder
 from httpnas.storage.listing import Folder
-from httpnas.web.digests import expected_digests
+from httpnas.storage.root import refuse_private
 from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.multipart import Part, Parts, boundary_of
-from httpnas.web.names import BadName, check_name, decode_name
-from httpnas.web.negotiation import listing_format
 from httpnas.web.problems import Problem
 from httpnas.web.routing import Router
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 from httpnas.web.uploads import admit, replace_by_part
 
 _DOOR = b"files"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from httpnas.web.names import (
+from httpnas.fields.names import (
     MAX_COMPONENT,
     MAX_NAME,
     BadName,

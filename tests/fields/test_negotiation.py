@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpnas.web.negotiation import listing_format
+from httpnas.fields.negotiation import listing_format
 
 FIREFOX = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 CHROME = FIREFOX + b",application/signed-exchange;v=b3;q=0.7"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpnas.web.conditions import (
+from httpnas.fields.conditions import (
     Conditions,
     EntityTags,
     Verdict,

@@ -20,7 +20,7 @@ What follows from that, and is held together here:
   that a byte now and then does not extend.
 
 Nothing here knows of storage or doors. For HTTP/2, a channel of its own would give
-:class:`~httpnas.web.body.Body` its stream's window to pause, and dispatch at the first body
+:class:`~httpnas.web.server.body.Body` its stream's window to pause, and dispatch at the first body
 chunk; until that is built only HTTP/1.1 is offered.
 """
 
@@ -41,10 +41,12 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import IResource
 from zope.interface import provider
 
+from httpnas.fields.names import path_of
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
-from httpnas.web.body import Body, BodyCutShort, BodyTooSlow
-from httpnas.web.head import (
+from httpnas.web.problems import Problem
+from httpnas.web.server.body import Body, BodyCutShort, BodyTooSlow
+from httpnas.web.server.head import (
     Head,
     HeadRefused,
     check_field_line,
@@ -54,8 +56,6 @@ from httpnas.web.head import (
     is_persistent,
     line_too_long,
 )
-from httpnas.web.names import path_of
-from httpnas.web.problems import Problem
 
 #: Bytes read from a socket at a time: four times Twisted's own, and uploads a fifth faster.
 READ = 256 << 10

@@ -11,7 +11,7 @@ from httpnas.web.metrics import Metrics
 from httpnas.web.problems import busy
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.routing import Router
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 
 
 class Operations:

@@ -7,14 +7,14 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from httpnas.fields.conditions import Verdict
 from httpnas.web import openapi
-from httpnas.web.conditions import Verdict
 from httpnas.web.downloads import content_type
 from httpnas.web.exchange import answer, conditions_of
 from httpnas.web.routing import Router
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.streaming import StreamingRequest
 
-_HERE = Path(__file__).parent / "page"
+_HERE = Path(__file__).parent.parent / "page"
 #: Nothing but the daemon's own files, and no other site's frame around them.
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage import keys, version
+from httpnas.storage import idempotency, version
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
 from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull
-from httpnas.storage.keys import REMEMBERED
+from httpnas.storage.idempotency import REMEMBERED
 from httpnas.storage.records import LARGEST
 from httpnas.storage.store import Storage
 from httpnas.storage.upload import Check
@@ -241,7 +241,7 @@ def test_of_repeats_that_were_staged_before_one_lands(storage: Storage) -> None:
 _REPEATS = """
 import sys
 from httpnas.storage.store import Storage
-from tests.storage.test_keys import append
+from tests.storage.test_idempotency import append
 root, rounds = sys.argv[1:]
 storage = Storage(root, durable=False)
 print("ready", flush=True)
@@ -275,7 +275,7 @@ def test_of_repeats_from_two_processes_one_lands(kind: str, storage: Storage, ro
 _DIES = """
 import os, sys
 from httpnas.storage.store import Storage
-from tests.storage.test_keys import append
+from tests.storage.test_idempotency import append
 root, where, nth = sys.argv[1:]
 storage = Storage(root)
 real = getattr(os, where)
@@ -496,7 +496,7 @@ def test_a_new_file_has_not_taken_what_its_inode_had(kind: str, storage: Storage
     pending = storage.begin_upload(b"f", anything)
     if kind == "files":  # left by a file that somebody else has removed
         made = version.of_stat(os.fstat(pending._fd))
-        keys.remember(pending._fd, b"key", made, made, storage.records)
+        idempotency.remember(pending._fd, b"key", made, made, storage.records)
     pending.write([b"new "])
     pending.publish(anything)
     pending.close()

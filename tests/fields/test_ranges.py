@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpnas.web.ranges import (
+from httpnas.fields.ranges import (
     MAX_RANGES,
     PartialContent,
     Range,

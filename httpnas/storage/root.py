@@ -1,7 +1,7 @@
 """Opening names below the storage root, so that nothing outside it is ever reached.
 
 A *name* here is ``bytes``: relative, components joined by single slashes, none of them ``.`` or
-``..``; ``b""`` is the root. Who makes names from requests checks that (``httpnas.web.names``).
+``..``; ``b""`` is the root. Who makes names from requests checks that (``httpnas.fields.names``).
 
 The kernel walks a name in one call with openat2(2) and RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
 RESOLVE_NO_MAGICLINKS. Where that call is missing or forbidden (old kernels, some container

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from httpnas.web.digests import (
+from httpnas.fields.digests import (
     HASHES,
     BadDigestField,
     expected_digests,

@@ -6,19 +6,19 @@ import json
 from dataclasses import replace as replace_fields
 from functools import partial
 
+from httpnas.fields.names import BadName, decode_name, split_verb
 from httpnas.storage.errors import IsFolder, NameTaken, StorageError
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import StoredFile
 from httpnas.transfer import scan
-from httpnas.web.body import BodyTooLarge, Collected
 from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, conditions_of, entity_tag, write_check
 from httpnas.web.listings import send_listing
-from httpnas.web.names import BadName, decode_name, split_verb
 from httpnas.web.problems import Problem, busy
 from httpnas.web.routing import Router
-from httpnas.web.streaming import StreamingRequest
+from httpnas.web.server.body import BodyTooLarge, Collected
+from httpnas.web.server.streaming import StreamingRequest
 from httpnas.web.trace import Transfer
 from httpnas.web.uploads import admit, append, replace
 
