@@ -33,8 +33,9 @@ from httpnas.web.doors.operations import Operations
 from httpnas.web.doors.pages import Pages
 from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
+from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.streaming import Limits, StreamingRequest, StreamingSite
+from httpnas.web.server.streaming import Limits, StreamingSite
 
 __all__ = ["Options", "makeService"]
 
@@ -68,11 +69,11 @@ def make_site(
     Operations(exchange, metrics, options["headroom"]).mount(router)
     Pages().mount(router)
 
-    def ended(request: StreamingRequest) -> None:
+    def ended(request: Request) -> None:
         log_request(request)
         metrics.request_ended(request)
 
-    return StreamingSite(router.resource(), reactor, limits, exchange.watchdog, ended)
+    return StreamingSite(router.resource(), Request, reactor, limits, exchange.watchdog, ended)
 
 
 class Daemon(Service):

@@ -6,17 +6,17 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.request import Request
 
 _log = Logger()
 
 
-def log_request(request: StreamingRequest) -> None:
+def log_request(request: Request) -> None:
     """Log that *request* has come to its end."""
     _log.info("{request[method]} {request[name]}", request=record(request))
 
 
-def record(request: StreamingRequest) -> dict[str, Any]:
+def record(request: Request) -> dict[str, Any]:
     """Return what is worth knowing of *request*.
 
     ``id``, ``client`` (address), ``method``, ``verb`` (what it does, as in the metrics), ``name``

@@ -16,7 +16,7 @@ from httpnas.transfer import scan
 from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Sender, Source, Text
 from httpnas.web.exchange import Exchange, conditions_of, entity_tag, modified
 from httpnas.web.problems import Problem
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.request import Request
 
 #: A table of our own: the machine's would make answers depend on where the daemon runs.
 _TYPES = mimetypes.MimeTypes()
@@ -45,9 +45,7 @@ def content_type(name: bytes) -> bytes | None:
     return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
 
 
-async def send_file(
-    exchange: Exchange, request: StreamingRequest, name: bytes, file: StoredFile
-) -> None:
+async def send_file(exchange: Exchange, request: Request, name: bytes, file: StoredFile) -> None:
     """Answer *request* with *file* in the version it was opened at; closes it."""
     try:
         await _send(exchange, request, name, file)
@@ -55,9 +53,7 @@ async def send_file(
         exchange.close(file)
 
 
-async def _send(
-    exchange: Exchange, request: StreamingRequest, name: bytes, file: StoredFile
-) -> None:
+async def _send(exchange: Exchange, request: Request, name: bytes, file: StoredFile) -> None:
     version = file.version
     conditions = conditions_of(request)
     verdict = conditions.for_read(entity_tag(version), modified(version))
@@ -79,7 +75,7 @@ async def _send(
         await send(exchange, request, _source(file, part))
 
 
-def _describe(request: StreamingRequest, version: Version) -> None:
+def _describe(request: Request, version: Version) -> None:
     request.setHeader(b"ETag", entity_tag(version))
     request.setHeader(b"Last-Modified", format_http_date(modified(version)))
     request.setHeader(b"Accept-Ranges", b"bytes")
@@ -87,16 +83,14 @@ def _describe(request: StreamingRequest, version: Version) -> None:
         request.setHeader(field, value)
 
 
-async def _add_digest(exchange: Exchange, request: StreamingRequest, file: StoredFile) -> None:
+async def _add_digest(exchange: Exchange, request: Request, file: StoredFile) -> None:
     algorithm = wanted_digest(request.getHeader(b"Want-Repr-Digest"))
     if algorithm is not None:
         value = await _digest(exchange, request, file, algorithm)
         request.setHeader(b"Repr-Digest", format_digest(algorithm, value))
 
 
-async def _digest(
-    exchange: Exchange, request: StreamingRequest, file: StoredFile, algorithm: str
-) -> bytes:
+async def _digest(exchange: Exchange, request: Request, file: StoredFile, algorithm: str) -> bytes:
     async def compute() -> Facts:
         value = await scan.digest(
             exchange.disk,
@@ -111,7 +105,7 @@ async def _digest(
 
 
 def _partial(
-    request: StreamingRequest, conditions: Conditions, version: Version, kind: bytes | None
+    request: Request, conditions: Conditions, version: Version, kind: bytes | None
 ) -> PartialContent | None:
     field = request.getHeader(b"Range")
     if field is None or request.method == b"HEAD":
@@ -122,7 +116,7 @@ def _partial(
 
 
 def _announce(
-    request: StreamingRequest, version: Version, kind: bytes | None, part: PartialContent | None
+    request: Request, version: Version, kind: bytes | None, part: PartialContent | None
 ) -> None:
     if part is not None:
         request.setResponseCode(206)
@@ -143,7 +137,7 @@ def _source(file: StoredFile, part: PartialContent | None) -> Source:
     return Chained(*pieces, Text(part.closing))
 
 
-async def send(exchange: Exchange, request: StreamingRequest, source: Source) -> None:
+async def send(exchange: Exchange, request: Request, source: Source) -> None:
     """Send *source* as the body of the answer, whose headers are set.
 
     :raises ConsumerGone: when the client went away before it had all of it.

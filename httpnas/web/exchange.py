@@ -21,7 +21,7 @@ from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.problems import Problem, busy
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.request import Request
 from httpnas.web.trace import Trace
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Exchange:
 
     async def known(
         self,
-        request: StreamingRequest,
+        request: Request,
         file: StoredFile,
         pick: Callable[[Facts], T | None],
         find: Callable[[], Coroutine[Deferred[Any], Any, Facts]],
@@ -104,12 +104,12 @@ def modified(version: Version) -> float:
     return version.mtime_ns / 1e9
 
 
-def conditions_of(request: StreamingRequest) -> Conditions:
+def conditions_of(request: Request) -> Conditions:
     """Return the preconditions that *request* carries."""
     return Conditions.parse(lambda field: request.requestHeaders.getRawHeaders(field, []))
 
 
-def write_check(request: StreamingRequest, conditions: Conditions) -> Check:
+def write_check(request: Request, conditions: Conditions) -> Check:
     """Return a check that refuses a change with 412 when *conditions* do not hold for it.
 
     It also refuses it when *request* was given up, whose client has been told to send it again.
@@ -130,7 +130,7 @@ def write_check(request: StreamingRequest, conditions: Conditions) -> Check:
 
 
 def answer(
-    request: StreamingRequest,
+    request: Request,
     body: bytes = b"OK",
     status: int = 200,
     content_type: bytes = b"text/plain; charset=utf-8",
@@ -146,7 +146,7 @@ def answer(
     request.finish()
 
 
-def answer_json(request: StreamingRequest, document: object, status: int = 200) -> None:
+def answer_json(request: Request, document: object, status: int = 200) -> None:
     """Answer *request* with *document* as JSON, if there is still somebody to answer."""
     body = json.dumps(document, ensure_ascii=False).encode()
     answer(request, body, status, b"application/json")

@@ -18,7 +18,7 @@ from httpnas.web.downloads import send
 from httpnas.web.exchange import Exchange, answer, entity_tag, modified
 from httpnas.web.problems import Problem
 from httpnas.web.query import limit_of, parse_query
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.request import Request
 
 #: Entries made in one call of a pool thread.
 PAGE = 2000
@@ -36,7 +36,7 @@ _TYPES = {
 
 async def send_listing(
     exchange: Exchange,
-    request: StreamingRequest,
+    request: Request,
     name: bytes,
     folder: Folder,
     verbs: frozenset[bytes] = frozenset(),
@@ -53,7 +53,7 @@ async def send_listing(
 
 async def _send(
     exchange: Exchange,
-    request: StreamingRequest,
+    request: Request,
     name: bytes,
     folder: Folder,
     verbs: frozenset[bytes],
@@ -79,7 +79,7 @@ async def _send(
         await send(exchange, request, Chained(Text(first), Generated(make)))
 
 
-def _redirect_into(request: StreamingRequest) -> None:
+def _redirect_into(request: Request) -> None:
     """Make the folder's own path the base of its relative links."""
     query = b"?" + request.query if request.query else b""
     request.setHeader(b"Location", request.path + b"/" + query)

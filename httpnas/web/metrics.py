@@ -25,7 +25,8 @@ from prometheus_client.exposition import choose_encoder
 from httpnas.storage.store import Step
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
-from httpnas.web.server.streaming import StreamingRequest, StreamingSite
+from httpnas.web.request import Request
+from httpnas.web.server.streaming import StreamingSite
 from httpnas.web.trace import VERBS, Trace
 
 #: Seconds, from an answer out of memory to a transfer of a quarter of an hour.
@@ -56,7 +57,7 @@ class Metrics:
         self._of_requests()
         self._of_work()
         self._of_storage()
-        self._seen: WeakKeyDictionary[StreamingRequest, tuple[int, int]] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Request, tuple[int, int]] = WeakKeyDictionary()
         self._series: dict[tuple[str, str], _Series] = {}
         self._faults_seen: Tally[str] = Tally()
 
@@ -155,7 +156,7 @@ class Metrics:
         """Note that *step* of a change has taken *seconds*; from any thread."""
         self._steps.labels(step).observe(seconds)
 
-    def request_ended(self, request: StreamingRequest) -> None:
+    def request_ended(self, request: Request) -> None:
         """Count *request*, which has come to its end."""
         series = self._series_of(request)
         series.durations.observe(request.site.reactor.seconds() - request.began)
@@ -165,7 +166,7 @@ class Metrics:
         status = str(request.code) if request.answered else "none"
         self._requests.labels(request.door, request.verb, status).inc()
 
-    def _series_of(self, request: StreamingRequest) -> _Series:
+    def _series_of(self, request: Request) -> _Series:
         what = (request.door, request.verb)
         series = self._series.get(what)
         if series is None:
@@ -177,7 +178,7 @@ class Metrics:
             )
         return series
 
-    def _count_bytes(self, request: StreamingRequest, series: _Series) -> None:
+    def _count_bytes(self, request: Request, series: _Series) -> None:
         """Count what has moved since the last time, so that long transfers show while they run."""
         received, sent = request.body.received, request.sentLength
         seen = self._seen.get(request, (0, 0))

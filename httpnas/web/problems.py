@@ -20,7 +20,7 @@ from httpnas.web.multipart import BadForm
 from httpnas.web.server.body import BodyTooLarge, BodyTooSlow
 
 if TYPE_CHECKING:
-    from httpnas.web.server.streaming import StreamingRequest
+    from httpnas.web.request import Request
 
 #: Seconds after which a client may try again when the storage is away.
 RETRY_AFTER = 5
@@ -128,7 +128,7 @@ def document(
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
 
 
-def answer(request: StreamingRequest, problem: Problem) -> None:
+def answer(request: Request, problem: Problem) -> None:
     """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
     if request.gone or request.finished:
         return

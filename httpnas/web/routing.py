@@ -19,13 +19,13 @@ from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
 from httpnas.web.exchange import answer
 from httpnas.web.problems import Problem, busy, problem_of
+from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort
-from httpnas.web.server.streaming import StreamingRequest
 
 _log = Logger()
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 
-Handler = Callable[[StreamingRequest], Coroutine[Deferred[Any], Any, None]]
+Handler = Callable[[Request], Coroutine[Deferred[Any], Any, None]]
 
 
 class _Rest(BaseConverter):
@@ -73,7 +73,7 @@ class Router:
     def add_page(self, door: str, rule: str, handler: Handler, any_host: bool = False) -> None:
         """Let *handler* answer GET and HEAD for *rule*, and say so when it is asked for methods."""
 
-        async def options(request: StreamingRequest) -> None:
+        async def options(request: Request) -> None:
             request.setHeader(b"Allow", b"GET, HEAD, OPTIONS")
             answer(request, b"", 204)
 
@@ -98,7 +98,7 @@ class Router:
         :param any_host: answer to every name: orchestrators ask by address.
         """
 
-        def endpoint(request: StreamingRequest, **_: object) -> Deferred[None]:
+        def endpoint(request: Request, **_: object) -> Deferred[None]:
             request.door, request.verb = door, handler.__name__
             if not request.path.startswith(b"/"):
                 raise _nothing_here()
@@ -116,12 +116,12 @@ class Router:
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
 
-    def _admit_host(self, request: StreamingRequest) -> None:
+    def _admit_host(self, request: Request) -> None:
         host = (request.getHeader(b"Host") or b"").lower()
         if self._hosts and _PORT.sub(b"", host) not in self._hosts:
             raise Problem(421, "The daemon does not answer to this host's name.")
 
-    def _admit_origin(self, request: StreamingRequest) -> None:
+    def _admit_origin(self, request: Request) -> None:
         """Keep pages of other sites from changing things through their visitors' browsers.
 
         Browsers say where a request comes from (Fetch Metadata, and the Origin field of the
@@ -136,7 +136,7 @@ class Router:
             raise Problem(403, "A page of another site may not change anything here.")
 
 
-def _share(request: StreamingRequest, origin: bytes) -> None:
+def _share(request: Request, origin: bytes) -> None:
     """Tell the browser that pages of *origin* may see the answer."""
     request.setHeader(b"Access-Control-Allow-Origin", origin)
     request.setHeader(b"Access-Control-Expose-Headers", _EXPOSED)
@@ -148,7 +148,7 @@ def _share(request: StreamingRequest, origin: bytes) -> None:
             request.setHeader(b"Access-Control-Allow-Headers", wanted)
 
 
-def _is_cross_site(request: StreamingRequest, origin: bytes | None) -> bool:
+def _is_cross_site(request: Request, origin: bytes | None) -> bool:
     site = request.getHeader(b"Sec-Fetch-Site")
     if site is not None:  # it holds even behind a proxy that rewrites Host
         return site in (b"cross-site", b"same-site")

@@ -12,8 +12,8 @@ from typing import Any
 
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.problems import problem_of
+from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort, BodyTooSlow
-from httpnas.web.server.streaming import StreamingRequest
 
 VERBS = ("upload", "append", "download", "move", "delete")
 #: Ended transfers that are remembered.
@@ -30,9 +30,7 @@ class Transfer:
     :ivar to: the new name, of a move.
     """
 
-    def __init__(
-        self, request: StreamingRequest, verb: str, name: bytes, moved: Callable[[], int]
-    ) -> None:
+    def __init__(self, request: Request, verb: str, name: bytes, moved: Callable[[], int]) -> None:
         self.verb = verb
         self.to: bytes | None = None
         self._id = request.id
@@ -80,7 +78,7 @@ class Trace:
     @contextmanager
     def transfer(
         self,
-        request: StreamingRequest,
+        request: Request,
         verb: str,
         name: bytes,
         moved: Callable[[], int] = lambda: 0,
@@ -128,7 +126,7 @@ def _path(name: bytes) -> str:
     return "/" + name.decode()
 
 
-def _outcome(request: StreamingRequest, error: BaseException) -> tuple[str, int | None]:
+def _outcome(request: Request, error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, ConsumerGone | BodyCutShort):
         return ("client gone" if request.ended_by == "answered" else request.ended_by), None
     if isinstance(error, BodyTooSlow):

@@ -16,8 +16,8 @@ from httpnas.transfer.sink import Sink
 from httpnas.web.exchange import Exchange, conditions_of, write_check
 from httpnas.web.multipart import Part
 from httpnas.web.problems import Problem
+from httpnas.web.request import Request
 from httpnas.web.server.body import Body
-from httpnas.web.server.streaming import StreamingRequest
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class DigestCheck:
                 raise Problem(400, f"The {name} digest of the body is not the one announced.")
 
 
-def admit(request: StreamingRequest, max_upload: int | None) -> None:
+def admit(request: Request, max_upload: int | None) -> None:
     """Refuse a body for what its headers say of it, and bound what comes."""
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
@@ -59,23 +59,21 @@ def admit(request: StreamingRequest, max_upload: int | None) -> None:
     request.body.limit = max_upload
 
 
-async def replace(exchange: Exchange, request: StreamingRequest, name: bytes) -> Version:
+async def replace(exchange: Exchange, request: Request, name: bytes) -> Version:
     """Make the body of *request* the content of *name*."""
     admit(request, exchange.max_upload)
     digests = _digest_check(request)
     return await _replace(exchange, request, name, request.body, digests, request.body.length)
 
 
-async def replace_by_part(
-    exchange: Exchange, request: StreamingRequest, name: bytes, part: Part
-) -> Version:
+async def replace_by_part(exchange: Exchange, request: Request, name: bytes, part: Part) -> Version:
     """Make *part* of the body of *request* the content of *name*."""
     return await _replace(exchange, request, name, part, DigestCheck({}), None)
 
 
 async def _replace(
     exchange: Exchange,
-    request: StreamingRequest,
+    request: Request,
     name: bytes,
     body: Body | Part,
     digests: DigestCheck,
@@ -95,7 +93,7 @@ async def _replace(
         return await _store(exchange, name, body, digests, upload, publish)
 
 
-async def append(exchange: Exchange, request: StreamingRequest, name: bytes) -> Version:
+async def append(exchange: Exchange, request: Request, name: bytes) -> Version:
     """Put the body of *request* behind the end of the file *name*, once for each key."""
     admit(request, exchange.max_upload)
     digests = _digest_check(request)
@@ -146,7 +144,7 @@ async def _store(
         return await exchange.disk.run(finish, rest)
 
 
-def _digest_check(request: StreamingRequest) -> DigestCheck:
+def _digest_check(request: Request) -> DigestCheck:
     headers = request.requestHeaders
     return DigestCheck(expected_digests(lambda field: headers.getRawHeaders(field, [])))
 

@@ -16,9 +16,9 @@ from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, conditions_of, entity_tag, write_check
 from httpnas.web.listings import send_listing
 from httpnas.web.problems import Problem, busy
+from httpnas.web.request import Request
 from httpnas.web.routing import Router
 from httpnas.web.server.body import BodyTooLarge, Collected
-from httpnas.web.server.streaming import StreamingRequest
 from httpnas.web.trace import Transfer
 from httpnas.web.uploads import admit, append, replace
 
@@ -55,7 +55,7 @@ class FileDoor:
         add("/file", ["OPTIONS"], self.options)
         add("/file/<rest:_>", None, self.refuse)
 
-    async def health(self, request: StreamingRequest) -> None:
+    async def health(self, request: Request) -> None:
         """Tell whether the storage can be written to."""
         try:
             await self._exchange.probe.ask()
@@ -63,7 +63,7 @@ class FileDoor:
             raise busy(f"The storage can not be written to: {error}.") from error
         answer(request)
 
-    async def download(self, request: StreamingRequest) -> None:
+    async def download(self, request: Request) -> None:
         """Send a file, list a folder, or count lines."""
         verb = _name(request, None, b"wc")
         assert request.name is not None
@@ -77,7 +77,7 @@ class FileDoor:
         else:
             await send_file(self._exchange, request, request.name, opened)
 
-    async def _count(self, request: StreamingRequest, opened: StoredFile | Folder) -> None:
+    async def _count(self, request: Request, opened: StoredFile | Folder) -> None:
         try:
             if isinstance(opened, Folder):
                 raise IsFolder("a folder has no lines")
@@ -86,7 +86,7 @@ class FileDoor:
             self._exchange.close(opened)
         answer(request, b"%d" % lines)
 
-    async def _lines(self, request: StreamingRequest, file: StoredFile) -> int:
+    async def _lines(self, request: Request, file: StoredFile) -> int:
         async def count() -> Facts:
             size = file.version.size
             disk = self._exchange.disk
@@ -94,14 +94,14 @@ class FileDoor:
 
         return await self._exchange.known(request, file, lambda facts: facts.lines, count)
 
-    async def upload(self, request: StreamingRequest) -> None:
+    async def upload(self, request: Request) -> None:
         """Create or replace a file."""
         _name(request, None)
         version = await replace(self._exchange, request, request.name or b"")
         request.setHeader(b"ETag", entity_tag(version))
         answer(request)
 
-    async def append(self, request: StreamingRequest) -> None:
+    async def append(self, request: Request) -> None:
         """Append to a file, or move a file or folder."""
         if _name(request, None, b"mv") or _is_json(request):
             request.verb = "move"
@@ -112,12 +112,12 @@ class FileDoor:
         request.setHeader(b"Upload-Offset", b"%d" % version.size)
         answer(request)
 
-    async def _move(self, request: StreamingRequest, name: bytes) -> None:
+    async def _move(self, request: Request, name: bytes) -> None:
         with self._exchange.trace.transfer(request, "move", name) as transfer:
             await self._rename(request, name, transfer)
         answer(request)
 
-    async def _rename(self, request: StreamingRequest, name: bytes, transfer: Transfer) -> None:
+    async def _rename(self, request: Request, name: bytes, transfer: Transfer) -> None:
         exchange = self._exchange
         admit(request, None)
         conditions = conditions_of(request)
@@ -142,7 +142,7 @@ class FileDoor:
                     raise Problem(412, "Something has the new name already.") from error
                 raise
 
-    async def delete(self, request: StreamingRequest) -> None:
+    async def delete(self, request: Request) -> None:
         """Remove a file, or a folder with all in it."""
         _name(request, None)
         name, exchange = request.name or b"", self._exchange
@@ -154,24 +154,24 @@ class FileDoor:
         if aside is not None:
             exchange.disk.chore(exchange.storage.reclaim(aside))
 
-    async def options(self, request: StreamingRequest) -> None:
+    async def options(self, request: Request) -> None:
         """Tell what can be done here."""
         rest = _rest(request)
         methods = _METHODS[split_verb(rest, _VERBS)[1]] if rest else _HEALTH_METHODS
         request.setHeader(b"Allow", methods.encode())
         answer(request, b"", 204)
 
-    async def refuse(self, request: StreamingRequest) -> None:
+    async def refuse(self, request: Request) -> None:
         """Refuse a method that nothing here takes."""
         _name(request)
 
 
-def _rest(request: StreamingRequest) -> bytes:
+def _rest(request: Request) -> bytes:
     # The router takes any number of slashes before the door.
     return request.path.lstrip(b"/")[len(_DOOR) :]
 
 
-def _name(request: StreamingRequest, *verbs: bytes | None) -> bytes | None:
+def _name(request: Request, *verbs: bytes | None) -> bytes | None:
     """Set the name that *request* is about, and return its verb, which must be among *verbs*."""
     rest, verb = split_verb(_rest(request), _VERBS)
     request.name = decode_name(rest)
@@ -180,7 +180,7 @@ def _name(request: StreamingRequest, *verbs: bytes | None) -> bytes | None:
     return verb
 
 
-def _is_json(request: StreamingRequest) -> bool:
+def _is_json(request: Request) -> bool:
     media_type = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
     return media_type.strip().lower() == b"application/json"
 

@@ -18,8 +18,8 @@ from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.multipart import Part, Parts, boundary_of
 from httpnas.web.problems import Problem
+from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.streaming import StreamingRequest
 from httpnas.web.uploads import admit, replace_by_part
 
 _DOOR = b"files"
@@ -58,7 +58,7 @@ class FilesDoor:
             add(rule, ["POST"], self.upload)
             add(rule, ["OPTIONS"], self.options)
 
-    async def download(self, request: StreamingRequest) -> None:
+    async def download(self, request: Request) -> None:
         """Send a file, to be kept and not to be shown."""
         name = _name(request)
         opened = await self._exchange.open(name)
@@ -68,7 +68,7 @@ class FilesDoor:
         request.setHeader(b"Content-Disposition", _attachment(name.rpartition(b"/")[2].decode()))
         await send_file(self._exchange, request, name, opened)
 
-    async def upload(self, request: StreamingRequest) -> None:
+    async def upload(self, request: Request) -> None:
         """Store every file of a form, in the folder that is named.
 
         The files that had come whole are kept when the form breaks off.
@@ -94,7 +94,7 @@ class FilesDoor:
             raise Problem(400, "The form has no file: send it as the field 'file', with its name.")
         _accept(request, f"{', '.join(stored)} upload task submitted.")
 
-    async def _begin(self, request: StreamingRequest) -> Parts:
+    async def _begin(self, request: Request) -> Parts:
         exchange = self._exchange
         boundary = boundary_of(request.getHeader(b"Content-Type"))
         if boundary is None:
@@ -110,7 +110,7 @@ class FilesDoor:
         await exchange.disk.run(exchange.storage.volume.refuse_full, request.body.length)
         return Parts(request.body, boundary)
 
-    async def _store(self, request: StreamingRequest, folder: bytes, part: Part) -> str:
+    async def _store(self, request: Request, folder: bytes, part: Part) -> str:
         name = check_name(folder + b"/" + (part.filename or "").encode())
         if name == folder:
             raise BadName("A file's name has nothing but slashes.")
@@ -118,13 +118,13 @@ class FilesDoor:
         await replace_by_part(self._exchange, request, name, part)
         return name.decode()
 
-    async def options(self, request: StreamingRequest) -> None:
+    async def options(self, request: Request) -> None:
         """Tell what can be done here."""
         request.setHeader(b"Allow", _METHODS)
         answer(request, b"", 204)
 
 
-def _name(request: StreamingRequest) -> bytes:
+def _name(request: Request) -> bytes:
     """Set the name that *request* is about, and return it."""
     # The router takes any number of slashes before the door.
     request.name = decode_name(request.path.lstrip(b"/")[len(_DOOR) :])
@@ -139,7 +139,7 @@ def _attachment(leaf: str) -> bytes:
     return f'attachment; filename="{plain}"{extended}'.encode()
 
 
-def _accept(request: StreamingRequest, message: str) -> None:
+def _accept(request: Request, message: str) -> None:
     """Answer with 202, which simple-fs gave before it had stored anything; here it is done."""
     if listing_format(request.getHeader(b"Accept")) == "html":
         page = _ACCEPTED.format(message=html.escape(message))

@@ -10,8 +10,8 @@ from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.metrics import Metrics
 from httpnas.web.problems import busy
 from httpnas.web.query import limit_of, parse_query
+from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.streaming import StreamingRequest
 
 
 class Operations:
@@ -35,11 +35,11 @@ class Operations:
         add("/metrics", self.metrics)
         add("/transfers", self.transfers)
 
-    async def health(self, request: StreamingRequest) -> None:
+    async def health(self, request: Request) -> None:
         """Tell that the daemon lives, whatever has become of its storage."""
         answer_json(request, {"status": "alive"})
 
-    async def ready(self, request: StreamingRequest) -> None:
+    async def ready(self, request: Request) -> None:
         """Tell whether requests had better come here, and why not."""
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
@@ -47,7 +47,7 @@ class Operations:
             raise busy(" ".join(reasons))
         answer_json(request, {"status": "ready"})
 
-    def _own_reasons(self, request: StreamingRequest) -> list[str]:
+    def _own_reasons(self, request: Request) -> list[str]:
         reasons = []
         if request.site.draining:
             reasons.append("The daemon is stopping.")
@@ -65,7 +65,7 @@ class Operations:
             return [f"{free} bytes are free, and {self._headroom} should be."]
         return []
 
-    async def metrics(self, request: StreamingRequest) -> None:
+    async def metrics(self, request: Request) -> None:
         """Show what has been counted and measured."""
         exchange, site = self._exchange, request.site
         self._metrics.look(site, exchange.disk, exchange.trace, await self._space())
@@ -78,7 +78,7 @@ class Operations:
         except StorageError:
             return None
 
-    async def transfers(self, request: StreamingRequest) -> None:
+    async def transfers(self, request: Request) -> None:
         """Show the transfers that run, and the latest that have ended."""
         limit = limit_of(parse_query(request.query))
         request.setHeader(b"Cache-Control", b"no-store")

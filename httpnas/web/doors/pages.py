@@ -11,8 +11,8 @@ from httpnas.fields.conditions import Verdict
 from httpnas.web import openapi
 from httpnas.web.downloads import content_type
 from httpnas.web.exchange import answer, conditions_of
+from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.streaming import StreamingRequest
 
 _HERE = Path(__file__).parent.parent / "page"
 #: Nothing but the daemon's own files, and no other site's frame around them.
@@ -45,7 +45,7 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
     etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
     mounted = time.time()
 
-    async def page(request: StreamingRequest) -> None:
+    async def page(request: Request) -> None:
         request.setHeader(b"ETag", etag)
         request.setHeader(b"Cache-Control", b"no-cache")
         request.setHeader(b"Content-Security-Policy", policy)

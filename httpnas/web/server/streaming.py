@@ -39,7 +39,7 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import IResource
-from zope.interface import provider
+from zope.interface import directlyProvides, provider
 
 from httpnas.fields.names import path_of
 from httpnas.transfer.sender import ConsumerGone
@@ -111,12 +111,8 @@ class StreamingRequest(server.Request):
     :ivar began: when, by the reactor's clock; and :attr:`first_byte`, when it began to be
         answered.
     :ivar query: what stands behind the question mark of its target.
-    :ivar door: the group of routes that it came to, and :attr:`verb`, what is done there; both
-        are ``none`` when there is no such route.
-    :ivar name: what it is about, once the door has found that out; for the log.
     :ivar handled: fires when its handler has ended, or is not waited for any more.
     :ivar given_up: whether its client was told to come again, as the storage does not answer.
-    :ivar told: members of a problem document that answers it, besides its own.
     :ivar ended_by: how it ended, for the log.
     """
 
@@ -125,10 +121,12 @@ class StreamingRequest(server.Request):
     channel: StreamingChannel | None = None  # type: ignore[assignment]
     site: StreamingSite
     body: Body
-    door = verb = "none"
     given_up = False
     handled: Deferred[Any] | None = None
     ended_by = "answered"
+
+    def __init_subclass__(cls) -> None:
+        directlyProvides(cls, INonQueuedRequestFactory)  # what a class provides is not inherited
 
     def __init__(self, channel: StreamingChannel, **kwargs: Any) -> None:
         super().__init__(channel, **kwargs)
@@ -137,8 +135,6 @@ class StreamingRequest(server.Request):
         self.began = self.site.reactor.seconds()
         self.first_byte: float | None = None
         self.path = self.query = b""
-        self.name: bytes | None = None
-        self.told: dict[str, object] = {}
         self._expects = False
         self.body = Body(0, channel, self._invite)
 
@@ -548,6 +544,7 @@ class StreamingSite(server.Site):
     """The factory of :class:`StreamingChannel`, and the watch over its connections.
 
     :param resource: answers every request.
+    :param request_class: what requests are made of.
     :param reactor: tells the time.
     :param backing: what handlers wait for.
     :param observe: called with each :class:`StreamingRequest` that has come to its end.
@@ -560,12 +557,13 @@ class StreamingSite(server.Site):
     def __init__(
         self,
         resource: IResource,
+        request_class: type[StreamingRequest],
         reactor: IReactorTime,
         limits: Limits,
         backing: Backing,
-        observe: Callable[[StreamingRequest], None],
+        observe: Callable[[Any], None],
     ) -> None:
-        super().__init__(resource, requestFactory=StreamingRequest, timeout=None, reactor=reactor)
+        super().__init__(resource, requestFactory=request_class, timeout=None, reactor=reactor)
         self._parsePOSTFormSubmission = False
         self.limits = limits
         self.backing = backing
