@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -21,17 +22,21 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from httpnas import __version__
+from httpnas.files.files import Files
+from httpnas.files.points import Admit, Tell, admit_all, tell_nobody
+from httpnas.files.trace import Trace
 from httpnas.log import observer
 from httpnas.options import Options, give_up
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
 from httpnas.transfer.disk import Disk
+from httpnas.transfer.turns import Turns
+from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.access_log import log_request
 from httpnas.web.doors.file import FileDoor
 from httpnas.web.doors.files import FilesDoor
 from httpnas.web.doors.operations import Operations
 from httpnas.web.doors.pages import Pages
-from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
@@ -56,24 +61,55 @@ def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     return endpoint
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What stands behind every door."""
+
+    disk: Disk
+    watchdog: Watchdog
+    trace: Trace
+    files: Files
+
+
+def make_engine(
+    reactor: Any,
+    disk: Disk,
+    storage: Storage,
+    patience: float,
+    admit: Admit = admit_all,
+    tell: Tell = tell_nobody,
+) -> Engine:
+    """Return what does the work on *storage*.
+
+    :param patience: seconds that a storage is waited for that does not answer.
+    :param admit: as :class:`Files` has it, and *tell* as well.
+    """
+    watchdog = Watchdog(disk, storage, patience)
+    disk.verify = watchdog.verify
+    trace = Trace(reactor)
+    return Engine(disk, watchdog, trace, Files(disk, watchdog, Turns(), trace, admit, tell))
+
+
 def make_site(
-    reactor: Any, exchange: Exchange, limits: Limits, metrics: Metrics, options: Mapping[str, Any]
+    reactor: Any, engine: Engine, limits: Limits, metrics: Metrics, options: Mapping[str, Any]
 ) -> StreamingSite:
     """Return a site in which every door stands open.
 
     :param options: as :class:`Options` has them.
     """
+    disk, watchdog, trace, files = engine.disk, engine.watchdog, engine.trace, engine.files
+    max_upload, headroom = options["max-upload"], options["headroom"]
     router = Router(options["cors-origins"], options["hosts"])
-    FileDoor(exchange).mount(router)
-    FilesDoor(exchange).mount(router)
-    Operations(exchange, metrics, options["headroom"]).mount(router)
+    FileDoor(files, watchdog, max_upload).mount(router)
+    FilesDoor(files, max_upload).mount(router)
+    Operations(disk, watchdog, trace, metrics, headroom).mount(router)
     Pages().mount(router)
 
     def ended(request: Request) -> None:
         log_request(request)
         metrics.request_ended(request)
 
-    return StreamingSite(router.resource(), Request, reactor, limits, exchange.watchdog, ended)
+    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, ended)
 
 
 class Daemon(Service):
@@ -90,11 +126,9 @@ class Daemon(Service):
     def __init__(self, reactor: Any, options: Options, storage: Storage, metrics: Metrics) -> None:
         self._reactor = reactor
         self._options = options
-        self._disk = Disk(reactor)
-        exchange = Exchange(storage, self._disk, options["max-upload"], options["patience"])
-        self._exchange = exchange
+        self._engine = engine = make_engine(reactor, Disk(reactor), storage, options["patience"])
         limits = Limits(stall=options["stall"])
-        self.site = make_site(reactor, exchange, limits, metrics, options)
+        self.site = make_site(reactor, engine, limits, metrics, options)
         self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         self.ports: list[IListeningPort] = []
         self._signals = 0
@@ -121,12 +155,12 @@ class Daemon(Service):
     def startService(self) -> None:
         """Begin to serve."""
         super().startService()
-        self._disk.start()
+        self._engine.disk.start()
         self._reclaiming.start(_RECLAIM)
         # What is there now stays: looking through it for garbage would hold up the reactor.
         gc.collect()
         gc.freeze()
-        if not self._exchange.storage.has_xattrs:
+        if not self._engine.watchdog.storage.has_xattrs:
             self._log.warn(
                 "the file system keeps no user xattrs: records of files are kept beside them, "
                 "which makes uploads and appends slower"
@@ -145,7 +179,7 @@ class Daemon(Service):
         )
 
     def _reclaim(self) -> Deferred[None]:
-        return self._disk.chore(self._exchange.storage.reclaim_abandoned())
+        return self._engine.disk.chore(self._engine.watchdog.storage.reclaim_abandoned())
 
     def _take_signals(self) -> None:
         """Stop at a signal with status 0; ``twistd``'s own handlers end with the signal's."""
@@ -169,8 +203,8 @@ class Daemon(Service):
         leaving.cancel()
         leaving = _leave_after(_LAST, self._tell_of_hang)
         self._reclaiming.stop()
-        self._disk.stop()
-        self._exchange.storage.close()
+        self._engine.disk.stop()
+        self._engine.watchdog.storage.close()
         leaving.cancel()
 
     def _tell_of_hang(self) -> None:

@@ -23,9 +23,8 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.web.client import HTTPConnectionPool
 
 from httpnas.storage.store import Storage
-from httpnas.tap import make_site
+from httpnas.tap import make_engine, make_site
 from httpnas.transfer.disk import Disk
-from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
 from httpnas.web.server.streaming import Limits
 
@@ -34,7 +33,13 @@ PATIENCE = 20.0
 ROOT = Path(__file__).parent.parent
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 #: Options that a site needs.
-DEFAULTS: dict[str, Any] = {"cors-origins": [], "hosts": [], "headroom": 0, "patience": 45}
+DEFAULTS: dict[str, Any] = {
+    "cors-origins": [],
+    "hosts": [],
+    "headroom": 0,
+    "patience": 45,
+    "max-upload": None,
+}
 
 
 class Nas:
@@ -52,11 +57,11 @@ class Nas:
         self.root = root
         metrics = Metrics()
         self.storage = Storage(str(root), durable, metrics.step)
+        options = {**DEFAULTS, **options, "max-upload": max_upload}
         self.disk = Disk(reactor)
+        self.engine = make_engine(reactor, self.disk, self.storage, options["patience"])
         self.disk.start()
-        options = {**DEFAULTS, **options}
-        self.exchange = Exchange(self.storage, self.disk, max_upload, options["patience"])
-        self.site = make_site(reactor, self.exchange, limits or Limits(), metrics, options)
+        self.site = make_site(reactor, self.engine, limits or Limits(), metrics, options)
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
         self.url = f"http://127.0.0.1:{self.port}"

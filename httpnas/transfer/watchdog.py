@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from httpnas.storage.errors import StorageGone
 from httpnas.storage.store import Storage
+from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 
 #: Seconds that a call of the disk may take until one is made to see whether any comes back.
@@ -30,6 +31,7 @@ class Watchdog:
     :param patience: seconds that a disk is waited for that hangs.
     :ivar storage: the storage as it is to be used from now on.
     :ivar probe: looks whether it can be written to.
+    :ivar space: finds out how much there is of what files take.
     """
 
     _log = Logger()
@@ -41,7 +43,7 @@ class Watchdog:
         self._asked = -inf
         self._failed = 0
         self.probe = disk.shared(self._probe)
-        disk.verify = self._verify
+        self.space = disk.shared(self._space)
 
     @property
     def away(self) -> bool:
@@ -70,8 +72,15 @@ class Watchdog:
             self._asked, self._failed = self.now, self._disk.failed
             Deferred.fromCoroutine(self.probe.ask()).addErrback(lambda failure: None)
 
-    def _verify(self) -> None:
+    def verify(self) -> None:
+        """See whether what has just failed may have failed because the volume is gone.
+
+        :raises StorageGone: when it is.
+        """
         self.storage.volume.verify()
+
+    def _space(self) -> Space:
+        return self.storage.volume.space()
 
     def _probe(self) -> None:
         try:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 from httpnas.fields.conditions import Conditions, Verdict, format_http_date
-from httpnas.fields.digests import HASHES, format_digest, wanted_digest
+from httpnas.fields.digests import format_digest, wanted_digest
 from httpnas.fields.ranges import PartialContent, partial_content
-from httpnas.storage.facts import Facts
+from httpnas.files.content import entity_tag, modified
+from httpnas.files.errors import PreconditionFailed
+from httpnas.files.files import Files
 from httpnas.storage.store import StoredFile
 from httpnas.storage.version import Version
-from httpnas.transfer import scan
-from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Sender, Source, Text
-from httpnas.web.exchange import Exchange, conditions_of, entity_tag, modified
-from httpnas.web.problems import Problem
+from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Source, Text
+from httpnas.web.job import RequestJob
 from httpnas.web.request import Request
 
 #: A table of our own: the machine's would make answers depend on where the daemon runs.
@@ -45,34 +47,55 @@ def content_type(name: bytes) -> bytes | None:
     return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
 
 
-async def send_file(exchange: Exchange, request: Request, name: bytes, file: StoredFile) -> None:
-    """Answer *request* with *file* in the version it was opened at; closes it."""
-    try:
-        await _send(exchange, request, name, file)
-    finally:
-        exchange.close(file)
-
-
-async def _send(exchange: Exchange, request: Request, name: bytes, file: StoredFile) -> None:
+async def send_file(files: Files, request: Request, name: bytes, file: StoredFile) -> None:
+    """Answer *request* with the open *file*, in the version it was opened at."""
     version = file.version
-    conditions = conditions_of(request)
+    conditions = request.conditions()
     verdict = conditions.for_read(entity_tag(version), modified(version))
     if verdict is Verdict.FAILED:
-        raise Problem(412, "The file is not the version that the conditions ask for.")
+        raise PreconditionFailed("The file is not the version that the conditions ask for.")
     _describe(request, version)
     if verdict is Verdict.NOT_MODIFIED:
         request.setResponseCode(304)
         request.finish()
         return
-    await _add_digest(exchange, request, file)
+    job = RequestJob(request)
+    algorithm = wanted_digest(request.getHeader(b"Want-Repr-Digest"))
+    if algorithm is not None:
+        value = await files.digest(job, name, file, algorithm)
+        request.setHeader(b"Repr-Digest", format_digest(algorithm, value))
     kind = content_type(name)
     part = _partial(request, conditions, version, kind)
     _announce(request, version, kind, part)
     if request.method == b"HEAD":
         request.finish()
         return
-    with exchange.trace.transfer(request, "download", name, lambda: request.sentLength):
-        await send(exchange, request, _source(file, part))
+    source = _source(file, part)
+    async with _to_its_end(request):
+        await files.download(job, name, source, request, lambda: request.sentLength)
+
+
+async def send(files: Files, request: Request, source: Source) -> None:
+    """Send *source* as the body of the answer, whose headers are set.
+
+    :raises ConsumerGone: when the client went away before it had all of it.
+    """
+    async with _to_its_end(request):
+        await files.send(source, request)
+
+
+@asynccontextmanager
+async def _to_its_end(request: Request) -> AsyncIterator[None]:
+    """End the answer that the block sends, or cut it off when its client has gone."""
+    if request.gone or request.finished:
+        raise ConsumerGone("the client went away before the download")
+    try:
+        yield
+    except ConsumerGone:
+        # The connection may still be on its way to the end, and this must not look like an answer.
+        request.abort("client gone" if request.ended_by == "answered" else request.ended_by)
+        raise
+    request.finish()
 
 
 def _describe(request: Request, version: Version) -> None:
@@ -81,27 +104,6 @@ def _describe(request: Request, version: Version) -> None:
     request.setHeader(b"Accept-Ranges", b"bytes")
     for field, value in _INERT:
         request.setHeader(field, value)
-
-
-async def _add_digest(exchange: Exchange, request: Request, file: StoredFile) -> None:
-    algorithm = wanted_digest(request.getHeader(b"Want-Repr-Digest"))
-    if algorithm is not None:
-        value = await _digest(exchange, request, file, algorithm)
-        request.setHeader(b"Repr-Digest", format_digest(algorithm, value))
-
-
-async def _digest(exchange: Exchange, request: Request, file: StoredFile, algorithm: str) -> bytes:
-    async def compute() -> Facts:
-        value = await scan.digest(
-            exchange.disk,
-            file.fd,
-            file.version.size,
-            HASHES[algorithm],
-            lambda: not request.gone,
-        )
-        return Facts(digests={algorithm: value})
-
-    return await exchange.known(request, file, lambda facts: facts.digests.get(algorithm), compute)
 
 
 def _partial(
@@ -135,19 +137,3 @@ def _source(file: StoredFile, part: PartialContent | None) -> Source:
     for head, span in part.parts:
         pieces += [Text(head), FileRange(file.fd, span.first, span.length)]
     return Chained(*pieces, Text(part.closing))
-
-
-async def send(exchange: Exchange, request: Request, source: Source) -> None:
-    """Send *source* as the body of the answer, whose headers are set.
-
-    :raises ConsumerGone: when the client went away before it had all of it.
-    """
-    if request.gone or request.finished:
-        raise ConsumerGone("the client went away before the download")
-    try:
-        await Sender(exchange.disk).beginFileTransfer(source, request)
-    except ConsumerGone:
-        # The connection may still be on its way to the end, and this must not look like an answer.
-        request.abort("client gone" if request.ended_by == "answered" else request.ended_by)
-        raise
-    request.finish()

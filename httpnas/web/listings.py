@@ -12,16 +12,15 @@ from itertools import islice
 from httpnas.fields.conditions import format_http_date
 from httpnas.fields.names import quote_component
 from httpnas.fields.negotiation import listing_format
+from httpnas.files.content import entity_tag, modified
+from httpnas.files.files import Files
 from httpnas.storage.listing import Entry, Folder, Order, Place
-from httpnas.transfer.sender import Chained, Generated, Text
+from httpnas.web.answers import answer
 from httpnas.web.downloads import send
-from httpnas.web.exchange import Exchange, answer, entity_tag, modified
 from httpnas.web.problems import Problem
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.request import Request
 
-#: Entries made in one call of a pool thread.
-PAGE = 2000
 #: Entries by size or time that are sent at most, as so many are kept while a folder is read.
 _MOST = 10_000
 #: As many when the client names no limit.
@@ -35,48 +34,30 @@ _TYPES = {
 
 
 async def send_listing(
-    exchange: Exchange,
+    files: Files,
     request: Request,
     name: bytes,
     folder: Folder,
     verbs: frozenset[bytes] = frozenset(),
 ) -> None:
-    """Answer *request* with what is in *folder*; closes it.
+    """Answer *request* with what is in the open *folder*.
 
     :param verbs: of the door, which a link must not spell.
     """
-    try:
-        await _send(exchange, request, name, folder, verbs)
-    finally:
-        exchange.close(folder)
-
-
-async def _send(
-    exchange: Exchange,
-    request: Request,
-    name: bytes,
-    folder: Folder,
-    verbs: frozenset[bytes],
-) -> None:
     kind = listing_format(request.getHeader(b"Accept"))
     request.responseHeaders.addRawHeader(b"Vary", b"Accept")
     if kind == "html" and not request.path.endswith(b"/"):
         _redirect_into(request)
         return
-    page = _page(request.query, kind)
-    pieces = _pieces(kind, name, folder, page, verbs)
-
-    def make() -> bytes:
-        return b"".join(islice(pieces, PAGE))
-
-    first = b"" if request.method == b"HEAD" else await exchange.disk.run(make)
+    pieces = _pieces(kind, name, folder, _page(request.query, kind), verbs)
+    source = None if request.method == b"HEAD" else await files.list(pieces)
     request.setHeader(b"Content-Type", _TYPES[kind])
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
     request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
-    if request.method == b"HEAD":
+    if source is None:
         request.finish()
     else:
-        await send(exchange, request, Chained(Text(first), Generated(make)))
+        await send(files, request, source)
 
 
 def _redirect_into(request: Request) -> None:

@@ -22,12 +22,12 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from httpnas.files.trace import VERBS, Trace
 from httpnas.storage.store import Step
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.web.request import Request
 from httpnas.web.server.streaming import StreamingSite
-from httpnas.web.trace import VERBS, Trace
 
 #: Seconds, from an answer out of memory to a transfer of a quarter of an hour.
 _DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 900.0)
@@ -186,8 +186,8 @@ class Metrics:
         series.sent.inc(sent - seen[1])
         self._seen[request] = (received, sent)
 
-    def look(self, site: StreamingSite, disk: Disk, trace: Trace, space: Space | None) -> None:
-        """Take down how things are at this moment.
+    def sample(self, site: StreamingSite, disk: Disk, trace: Trace, space: Space | None) -> None:
+        """Set the gauges to how things are at this moment.
 
         :param space: of the storage, None when it does not say.
         """
@@ -197,7 +197,7 @@ class Metrics:
         self._draining.set(site.draining)
         running = trace.running()
         for verb in VERBS:
-            self._transfers.labels(verb).set(running[verb])
+            self._transfers.labels(verb.value).set(running[verb])
         self._disk_running.set(disk.running)
         self._disk_queued.set(disk.queued)
         self._disk_quiet.set(disk.quiet)
@@ -205,9 +205,9 @@ class Metrics:
             self._faults.labels(error).inc(count)
         self._faults_seen = disk.faults.copy()
         if space is not None:
-            self._look_at(space)
+            self._sample_space(space)
 
-    def _look_at(self, space: Space) -> None:
+    def _sample_space(self, space: Space) -> None:
         self._size.set(space.size)
         self._free.set(space.free)
         self._inodes.set(space.inodes)

@@ -89,8 +89,11 @@ class Part:
     """One part of a form.
 
     :ivar filename: the name that its file has for the client, None when it is no file.
+    :ivar length: None, as no part announces it.
     :ivar received: bytes of it that have come so far.
     """
+
+    length = None
 
     def __init__(self, parts: Parts, filename: str | None) -> None:
         self.filename = filename

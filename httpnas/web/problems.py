@@ -9,18 +9,15 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
+from httpnas.files.errors import DigestMismatch, GivenUp, PreconditionFailed
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
 from httpnas.web.multipart import BadForm
 from httpnas.web.server.body import BodyTooLarge, BodyTooSlow
-
-if TYPE_CHECKING:
-    from httpnas.web.request import Request
 
 #: Seconds after which a client may try again when the storage is away.
 RETRY_AFTER = 5
@@ -46,21 +43,15 @@ def busy(detail: str) -> Problem:
     return Problem(503, detail, Retry_After=str(RETRY_AFTER))
 
 
-#: Fields that tell of a file, and must not tell of a problem.
-_OF_THE_FILE = (
-    b"ETag",
-    b"Last-Modified",
-    b"Content-Range",
-    b"Content-Disposition",
-    b"Repr-Digest",
-)
-
 #: The first class that fits decides, so that special ones stand before general ones.
 _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (BadName, 400, "{error}"),
     (NameTooLong, 414, "{error}"),
     (BadDigestField, 400, "{error}"),
     (BadForm, 400, "{error}"),
+    (DigestMismatch, 400, "{error}"),
+    (PreconditionFailed, 412, "{error}"),
+    (GivenUp, 503, "{error}"),
     (BodyTooSlow, 408, "The body did not move on for too long; send it again."),
     (BodyTooLarge, 413, "The body is larger than the server takes."),
     (errors.BadNameForFileSystem, 400, "The file system does not take this name."),
@@ -110,12 +101,12 @@ def phrase(status: int) -> bytes:
 
 
 def document(
-    problem: Problem, identity: str, told: Mapping[str, object] = MappingProxyType({})
+    problem: Problem, identity: str, more: Mapping[str, object] = MappingProxyType({})
 ) -> bytes:
     """Return a problem document (RFC 9457 section 3).
 
     :param identity: of the request, as the log has it.
-    :param told: members of its own (section 3.2).
+    :param more: members of its own (section 3.2).
     """
     members = {
         "type": "about:blank",
@@ -123,25 +114,6 @@ def document(
         "status": problem.status,
         "detail": problem.detail,
         "instance": f"#{identity}",
-        **told,
+        **more,
     }
     return json.dumps(members, ensure_ascii=False).encode() + b"\n"
-
-
-def answer(request: Request, problem: Problem) -> None:
-    """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
-    if request.gone or request.finished:
-        return
-    if request.startedWriting:
-        request.abort("failed")
-        return
-    for stale in _OF_THE_FILE:
-        request.responseHeaders.removeHeader(stale)
-    body = document(problem, request.id, request.told)
-    request.setResponseCode(problem.status, phrase(problem.status))
-    request.setHeader(b"Content-Type", b"application/problem+json")
-    request.setHeader(b"Content-Length", b"%d" % len(body))
-    for name, value in problem.headers.items():
-        request.setHeader(name.encode(), value.encode())
-    request.write(body)
-    request.finish()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from httpnas.fields.conditions import Conditions
 from httpnas.web.server.streaming import StreamingRequest
 
 
@@ -13,7 +15,8 @@ class Request(StreamingRequest):
     :ivar door: the group of routes that it came to, and :attr:`verb`, what is done there; both
         are ``none`` when there is no such route.
     :ivar name: what it is about, once the door has found that out.
-    :ivar told: members of a problem document that answers it, besides its own.
+    :ivar problem_members: what a problem document that answers it has besides the usual members
+        (RFC 9457 section 3.2).
     """
 
     door = verb = "none"
@@ -21,4 +24,13 @@ class Request(StreamingRequest):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.told: dict[str, object] = {}
+        self.problem_members: dict[str, object] = {}
+
+    def field_lines(self, name: bytes) -> Sequence[bytes]:
+        """Return the values of all field lines called *name*."""
+        lines: Sequence[bytes] = self.requestHeaders.getRawHeaders(name, [])
+        return lines
+
+    def conditions(self) -> Conditions:
+        """Return the preconditions that the request carries (RFC 9110 section 13)."""
+        return Conditions.parse(self.field_lines)

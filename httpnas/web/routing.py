@@ -16,8 +16,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
 from httpnas.transfer.sender import ConsumerGone
-from httpnas.web import problems
-from httpnas.web.exchange import answer
+from httpnas.web.answers import answer, answer_problem
 from httpnas.web.problems import Problem, busy, problem_of
 from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort
@@ -171,7 +170,7 @@ def _failed(request: Any, failure: Failure) -> None:
     if problem is None or problem.status == 500:
         _log.failure("request {id} failed", failure, id=request.id)
         problem = problem or Problem(500, "The server failed to answer; its log says why.")
-    problems.answer(request, problem)
+    answer_problem(request, problem)
 
 
 def _of_routing(error: HTTPException) -> Problem:

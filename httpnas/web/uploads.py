@@ -1,48 +1,13 @@
-"""Bodies on their way in: what is refused from the headers, and how the rest becomes true."""
+"""Bodies on their way in: what their headers say of them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import TypeVar
-
-from httpnas.fields.digests import HASHES, expected_digests
-from httpnas.storage.append import Append
-from httpnas.storage.errors import NameTaken
-from httpnas.storage.upload import Upload
+from httpnas.fields.digests import expected_digests
+from httpnas.files.files import Files
 from httpnas.storage.version import Version
-from httpnas.transfer.sink import Sink
-from httpnas.web.exchange import Exchange, conditions_of, write_check
-from httpnas.web.multipart import Part
+from httpnas.web.job import RequestJob
 from httpnas.web.problems import Problem
 from httpnas.web.request import Request
-from httpnas.web.server.body import Body
-
-T = TypeVar("T")
-
-
-class DigestCheck:
-    """Hashes a body while it streams, and compares in the end.
-
-    :param expected: digests by algorithm, as in :data:`httpnas.fields.digests.HASHES`.
-    """
-
-    def __init__(self, expected: dict[str, bytes]) -> None:
-        self.expected = expected
-        self._states = {name: hashlib.new(HASHES[name], usedforsecurity=False) for name in expected}
-
-    def update(self, chunks: Sequence[bytes]) -> None:
-        """Take the next bytes of the body."""
-        for state in self._states.values():
-            for chunk in chunks:
-                state.update(chunk)
-
-    def verify(self) -> None:
-        """Refuse the body with 400 when a digest of it is not the expected one."""
-        for name, state in self._states.items():
-            if state.digest() != self.expected[name]:
-                raise Problem(400, f"The {name} digest of the body is not the one announced.")
 
 
 def admit(request: Request, max_upload: int | None) -> None:
@@ -59,94 +24,22 @@ def admit(request: Request, max_upload: int | None) -> None:
     request.body.limit = max_upload
 
 
-async def replace(exchange: Exchange, request: Request, name: bytes) -> Version:
+async def replace(files: Files, request: Request, name: bytes) -> Version:
     """Make the body of *request* the content of *name*."""
-    admit(request, exchange.max_upload)
-    digests = _digest_check(request)
-    return await _replace(exchange, request, name, request.body, digests, request.body.length)
+    digests = expected_digests(request.field_lines)
+    return await files.replace(
+        RequestJob(request), name, request.body, request.conditions(), digests
+    )
 
 
-async def replace_by_part(exchange: Exchange, request: Request, name: bytes, part: Part) -> Version:
-    """Make *part* of the body of *request* the content of *name*."""
-    return await _replace(exchange, request, name, part, DigestCheck({}), None)
-
-
-async def _replace(
-    exchange: Exchange,
-    request: Request,
-    name: bytes,
-    body: Body | Part,
-    digests: DigestCheck,
-    length: int | None,
-) -> Version:
-    conditions = conditions_of(request)
-    check = write_check(request, conditions)
-    with exchange.trace.transfer(request, "upload", name, lambda: body.received):
-        upload = await exchange.disk.run(exchange.storage.begin_upload, name, check, length)
-
-        def publish() -> Version:
-            try:
-                return upload.publish(check, conditions.create_only, digests.expected)
-            except NameTaken as error:
-                raise Problem(412, "Something has this name already.") from error
-
-        return await _store(exchange, name, body, digests, upload, publish)
-
-
-async def append(exchange: Exchange, request: Request, name: bytes) -> Version:
+async def append(files: Files, request: Request, name: bytes) -> Version:
     """Put the body of *request* behind the end of the file *name*, once for each key."""
-    admit(request, exchange.max_upload)
-    digests = _digest_check(request)
+    digests = expected_digests(request.field_lines)
     expected = _offset(request.getHeader(b"Upload-Offset"))
-    check = write_check(request, conditions_of(request))
     key = _key(request.getHeader(b"Idempotency-Key"))
-    body = request.body
-    with exchange.trace.transfer(request, "append", name, lambda: body.received):
-        begun = await exchange.disk.run(
-            exchange.storage.begin_append, name, check, body.length, expected, key
-        )
-        if isinstance(begun, Version):
-            return begun
-        return await _store(
-            exchange, name, body, digests, begun, lambda: begun.commit(check, expected)
-        )
-
-
-async def _store(
-    exchange: Exchange,
-    name: bytes,
-    body: Body | Part,
-    digests: DigestCheck,
-    target: Upload | Append,
-    commit: Callable[[], T],
-) -> T:
-    """Stream *body* into *target*, then *commit* it; *target* is closed in the end."""
-
-    def write(chunks: Sequence[bytes]) -> None:
-        digests.update(chunks)
-        target.write(chunks)
-
-    def finish(rest: Sequence[bytes]) -> T:
-        with closing(target):
-            write(rest)
-            digests.verify()
-            return commit()
-
-    sink = Sink(exchange.disk, write)
-    try:
-        await body.deliver_to(sink)
-        rest = await sink.finish()
-    except BaseException:
-        await sink.abandon()
-        await exchange.disk.run(target.close)
-        raise
-    async with exchange.turns.take(name):
-        return await exchange.disk.run(finish, rest)
-
-
-def _digest_check(request: Request) -> DigestCheck:
-    headers = request.requestHeaders
-    return DigestCheck(expected_digests(lambda field: headers.getRawHeaders(field, [])))
+    return await files.append(
+        RequestJob(request), name, request.body, request.conditions(), digests, expected, key
+    )
 
 
 def _key(field: bytes | None) -> bytes | None:

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,9 +40,8 @@ from twisted.internet.testing import StringTransport
 from httpnas.fields.digests import format_digest
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage
-from httpnas.tap import make_site
+from httpnas.tap import make_engine, make_site
 from httpnas.transfer.disk import Disk
-from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
 from httpnas.web.server.streaming import Limits
 from tests import harness
@@ -321,8 +321,8 @@ class _Daemon:
     def __init__(self, root: str) -> None:
         self.storage = Storage(root)
         self._disk = _InTurn()
-        exchange = Exchange(self.storage, self._disk)
-        self._site = make_site(Clock(), exchange, Limits(), Metrics(), harness.DEFAULTS)
+        engine = make_engine(Clock(), self._disk, self.storage, inf)
+        self._site = make_site(Clock(), engine, Limits(), Metrics(), harness.DEFAULTS)
 
     def handle(self, request: Request, transport: StringTransport | None = None) -> None:
         channel = self._site.buildProtocol(None)

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from httpnas.storage.store import Storage
 from httpnas.storage.upload import Upload
 from httpnas.transfer.sink import HIGH_WATER
+from httpnas.transfer.turns import Turns
 from tests.harness import PATIENCE, Client, Nas, let_daemon_read, wait_until
 from tests.web.test_multipart import BOUNDARY, BROKEN, FILENAMES, field, file, form
 
@@ -364,7 +365,7 @@ async def test_a_form_of_which_the_end_comes_alone_is_answered(
             client.send(sent[:upto])
             if alone == 2:
                 wait_until((nas.root / "a").exists, "the file")
-                wait_until(lambda: not nas.exchange.trace.running(), "the file to be done")
+                wait_until(lambda: not nas.engine.trace.running(), "the file to be done")
             client.send(sent[upto:] + HEALTH)
             assert_is_accepted(client.answer(), "a")
             assert client.answer()[0] == 200
@@ -907,7 +908,7 @@ async def test_of_two_forms_that_only_create_one_wins(
         return sorted(answers)
 
     monkeypatch.setattr(Upload, "write", together)
-    monkeypatch.setattr(nas.exchange.turns, "take", lambda name: contextlib.AsyncExitStack())
+    monkeypatch.setattr(Turns, "take", lambda self, name: contextlib.AsyncExitStack())
     won, lost = await nas.in_thread(talk)
     assert_is_accepted(won, "a")
     assert_is_problem(lost, 412, [])
@@ -960,7 +961,7 @@ async def test_a_client_that_vanishes_in_the_second_part_has_stored_the_first(
     await nas.at_rest()
     assert stored(nas) == {"a": b"first", "f": OLD}
     assert nas.leftovers() == []
-    ended = nas.exchange.trace.record()["ended"]
+    ended = nas.engine.trace.record()["ended"]
     assert [(each["name"], each["outcome"]) for each in ended] == [
         ("/f", "client gone"),
         ("/a", "done"),
@@ -1024,9 +1025,9 @@ async def test_a_part_that_runs_is_in_the_trace(nas: Nas) -> None:
         with Client(nas.port) as client:
             client.send(head(len(body)) + body[:-40_000])
             wait_until(nas.leftovers, "the second part")
-            wait_until(lambda: nas.exchange.trace.running()["upload"] == 1)
+            wait_until(lambda: nas.engine.trace.running()["upload"] == 1)
             let_daemon_read()
-            (running,) = nas.exchange.trace.record()["running"]
+            (running,) = nas.engine.trace.record()["running"]
             assert running["name"] == "/b"
             assert 0 < running["bytes"] < 40_000
             client.send(body[-40_000:])

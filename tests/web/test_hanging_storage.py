@@ -88,7 +88,7 @@ def assert_come_again(answer: tuple[int, dict[str, str], bytes]) -> None:
 
 
 async def until_away(nas: Nas) -> None:
-    await nas.in_thread(wait_until, lambda: nas.exchange.watchdog.away, "the storage to be away")
+    await nas.in_thread(wait_until, lambda: nas.engine.watchdog.away, "the storage to be away")
 
 
 REQUESTS = {
@@ -142,7 +142,7 @@ async def test_an_upload_that_was_under_way_is_told_and_leaves_nothing(
     await nas.at_rest()
     assert not (nas.root / "f").exists()
     assert nas.leftovers() == []
-    (ended,) = nas.exchange.trace.record()["ended"]
+    (ended,) = nas.engine.trace.record()["ended"]
     assert (ended["outcome"], ended["status"]) == ("refused", 503)
 
 
@@ -178,20 +178,20 @@ async def test_who_comes_while_the_storage_hangs_is_told_at_once_but_operators_a
         assert (await nas.fetch("GET", path))[0] == wanted, path
     assert (await first)[0] == 503
     gate.open()
-    await nas.in_thread(wait_until, lambda: not nas.exchange.watchdog.away, "it to be back")
+    await nas.in_thread(wait_until, lambda: not nas.engine.watchdog.away, "it to be back")
     assert (await nas.fetch("GET", "/ready"))[0] == 200
     assert (await nas.fetch("GET", "/file/f"))[1] == b"old"
 
 
 @pytest_twisted.ensureDeferred
 async def test_slow_calls_of_a_storage_that_answers_are_waited_for(nas: Nas, gate: Gate) -> None:
-    nas.exchange.watchdog._patience = 2.0
+    nas.engine.watchdog._patience = 2.0
     (nas.root / "f").write_bytes(b"a\n" * 10)
-    probe = nas.exchange.watchdog._probe
+    probe = nas.engine.watchdog._probe
     gate.close(holds=lambda call: call != probe)
     answers = [Deferred.fromCoroutine(nas.fetch("GET", "/file/f/wc")) for _ in range(THREADS + 4)]
     await nas.in_thread(wait_until, lambda: nas.disk.oldest > 2.5, "a long wait")
-    assert not nas.exchange.watchdog.away
+    assert not nas.engine.watchdog.away
     gate.open()
     for answer in answers:
         assert (await answer)[:2] == (200, b"10")
@@ -217,9 +217,9 @@ async def test_content_that_can_not_be_had_does_not_keep_names_from_being_served
     nas: Nas, gate: Gate
 ) -> None:
     """As on CephFS, where content and names are on different hosts."""
-    nas.exchange.watchdog._patience = 2.0  # a slow machine must not look like a storage that hangs
+    nas.engine.watchdog._patience = 2.0  # a slow machine must not look like a storage that hangs
     (nas.root / "f").write_bytes(b"a\n" * 10)
-    gate.close(holds=lambda call: call in (nas.exchange.watchdog._probe, nas.storage.remove))
+    gate.close(holds=lambda call: call in (nas.engine.watchdog._probe, nas.storage.remove))
     deleted = Deferred.fromCoroutine(nas.fetch("DELETE", "/file/f"))
     while not deleted.called:
         assert (await nas.fetch("GET", "/file/"))[0] == 200
@@ -308,7 +308,7 @@ async def test_a_daemon_whose_own_folder_was_removed_makes_a_new_one(nas: Nas) -
         await nas.in_thread(wait_until, lambda: not nas.disk._pending)
     assert (await nas.fetch("GET", "/ready"))[0] == 200
     assert (await nas.fetch("GET", "/file/f"))[1] == b"old"
-    assert nas.exchange.storage is not nas.storage
+    assert nas.engine.watchdog.storage is not nas.storage
 
 
 @pytest_twisted.ensureDeferred

@@ -10,6 +10,7 @@ import pytest
 import pytest_twisted
 from twisted.logger import globalLogPublisher
 
+from tests.files.jobs import FakeJob
 from tests.harness import Nas
 
 
@@ -32,18 +33,17 @@ async def test_the_last_close_of_a_replaced_file_is_left_to_a_pool_thread(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (nas.root / "f").write_bytes(b"old")
-    opened = await nas.exchange.open(b"f")
-    (nas.root / "f").unlink()
     closed = threading.Event()
     thread: list[threading.Thread] = []
+    async with nas.engine.files.open(FakeJob(), b"f") as opened:
+        (nas.root / "f").unlink()
 
-    def close() -> None:
-        thread.append(threading.current_thread())
-        os.close(opened.fd)
-        closed.set()
+        def close() -> None:
+            thread.append(threading.current_thread())
+            os.close(opened.fd)
+            closed.set()
 
-    monkeypatch.setattr(opened, "close", close)
-    nas.exchange.close(opened)
+        monkeypatch.setattr(opened, "close", close)
     assert await nas.in_thread(closed.wait, 10)
     assert threading.main_thread() not in thread
 

@@ -126,7 +126,7 @@ async def test_a_daemon_with_less_than_its_headroom_is_not_ready(
     tmp_path: Path, headroom: int, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nas = Nas(tmp_path / "root", headroom=headroom)
-    monkeypatch.setattr(nas.exchange.space, "_call", lambda: Space(1000, 400, 300, 50, 20))
+    monkeypatch.setattr(nas.engine.watchdog.space, "_call", lambda: Space(1000, 400, 300, 50, 20))
     try:
         if status == 503:
             assert await refusal(nas) == [f"300 bytes are free, and {headroom} should be."]
@@ -172,7 +172,7 @@ async def test_a_disk_that_hangs_is_told_in_time_and_holds_one_thread_of_all_who
     nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
-    monkeypatch.setattr(nas.exchange.probe, "_call", hung)
+    monkeypatch.setattr(nas.engine.watchdog.probe, "_call", hung)
     for _ in range(20):
         assert await refusal(nas) == ["The storage can not be written to: it does not answer."]
     assert (await nas.fetch("GET", "/file"))[0] == 503
@@ -186,16 +186,16 @@ async def test_a_disk_that_hangs_is_told_in_time_and_holds_one_thread_of_all_who
 async def test_of_two_who_ask_the_same_the_one_who_still_waits_is_told(
     nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nas.exchange.probe, "_call", hung)
+    monkeypatch.setattr(nas.engine.watchdog.probe, "_call", hung)
     monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
     with pytest.raises(StorageAway):
-        await nas.exchange.probe.ask()
+        await nas.engine.watchdog.probe.ask()
     monkeypatch.setattr(disk_module, "PATIENCE", 20)
-    waiting = Deferred.fromCoroutine(nas.exchange.probe.ask())
+    waiting = Deferred.fromCoroutine(nas.engine.watchdog.probe.ask())
     hung.let_go()
     assert await waiting is None
     assert hung.calls == 1
-    assert await nas.exchange.probe.ask() is None
+    assert await nas.engine.watchdog.probe.ask() is None
 
 
 @pytest_twisted.ensureDeferred
@@ -361,14 +361,14 @@ async def test_the_disk_s_queue_is_shown(nas: Nas, hung: Hung) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_the_storage_is_measured(nas: Nas, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nas.exchange.space, "_call", lambda: Space(1000, 400, 300, 50, 20))
+    monkeypatch.setattr(nas.engine.watchdog.space, "_call", lambda: Space(1000, 400, 300, 50, 20))
     found = await series(nas)
     assert found["httpnas_storage_size_bytes"] == 1000
     assert found["httpnas_storage_free_bytes"] == 300
     assert found["httpnas_storage_inodes"] == 50
     assert found["httpnas_storage_free_inodes"] == 20
     assert found["disk_used"] == 0.6
-    monkeypatch.setattr(nas.exchange.space, "_call", lambda: Space(0, 0, 0, 0, 0))
+    monkeypatch.setattr(nas.engine.watchdog.space, "_call", lambda: Space(0, 0, 0, 0, 0))
     assert (await series(nas))["disk_used"] == 0
 
 
@@ -387,7 +387,7 @@ async def test_metrics_are_shown_while_the_disk_hangs(
     nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
-    monkeypatch.setattr(nas.exchange.space, "_call", hung)
+    monkeypatch.setattr(nas.engine.watchdog.space, "_call", hung)
     assert (await series(nas))["httpnas_disk_calls_running"] == 1
 
 
@@ -623,7 +623,7 @@ async def test_who_does_not_move_on_is_told_as_too_slow(tmp_path: Path) -> None:
         up, down = [await nas.in_thread(connect, nas.port) for _ in range(2)]
         up.sendall(b"POST /file/g HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
         down.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\n\r\n")
-        await nas.in_thread(wait_until, lambda: len(nas.exchange.trace.record()["ended"]) == 2)
+        await nas.in_thread(wait_until, lambda: len(nas.engine.trace.record()["ended"]) == 2)
         _, trace = await ask(nas, "/transfers")
         assert {(t["verb"], t["outcome"], t.get("status")) for t in trace["ended"]} == {
             ("upload", "client too slow", 408),

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace as replace_fields
 from functools import partial
 
 from httpnas.fields.names import BadName, decode_name, split_verb
-from httpnas.storage.errors import IsFolder, NameTaken, StorageError
-from httpnas.storage.facts import Facts
+from httpnas.files.content import entity_tag
+from httpnas.files.files import Files
+from httpnas.storage.errors import StorageError
 from httpnas.storage.listing import Folder
-from httpnas.storage.store import StoredFile
-from httpnas.transfer import scan
+from httpnas.transfer.watchdog import Watchdog
+from httpnas.web.answers import answer
 from httpnas.web.downloads import send_file
-from httpnas.web.exchange import Exchange, answer, conditions_of, entity_tag, write_check
+from httpnas.web.job import RequestJob
 from httpnas.web.listings import send_listing
 from httpnas.web.problems import Problem, busy
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.body import BodyTooLarge, Collected
-from httpnas.web.trace import Transfer
+from httpnas.web.server.body import Body, BodyTooLarge, Collected
 from httpnas.web.uploads import admit, append, replace
 
 _DOOR = b"file"
@@ -37,11 +36,14 @@ _MOVE = 64 << 10
 class FileDoor:
     """The routes of one door.
 
-    :param exchange: what it turns requests into operations with.
+    :param watchdog: tells whether the storage can be written to.
+    :param max_upload: bytes a body may have, None for any number.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, files: Files, watchdog: Watchdog, max_upload: int | None = None) -> None:
+        self._files = files
+        self._watchdog = watchdog
+        self._max_upload = max_upload
 
     def mount(self, router: Router) -> None:
         """Add the routes to *router*."""
@@ -58,101 +60,61 @@ class FileDoor:
     async def health(self, request: Request) -> None:
         """Tell whether the storage can be written to."""
         try:
-            await self._exchange.probe.ask()
+            await self._watchdog.probe.ask()
         except StorageError as error:
             raise busy(f"The storage can not be written to: {error}.") from error
         answer(request)
 
     async def download(self, request: Request) -> None:
         """Send a file, list a folder, or count lines."""
-        verb = _name(request, None, b"wc")
-        assert request.name is not None
-        opened = await self._exchange.open(request.name)
+        name, verb = _name(request, None, b"wc")
+        job = RequestJob(request)
         if verb:
             request.verb = "count"
-            await self._count(request, opened)
-        elif isinstance(opened, Folder):
-            request.verb = "list"
-            await send_listing(self._exchange, request, request.name, opened, _VERBS)
-        else:
-            await send_file(self._exchange, request, request.name, opened)
-
-    async def _count(self, request: Request, opened: StoredFile | Folder) -> None:
-        try:
+            answer(request, b"%d" % await self._files.lines(job, name))
+            return
+        async with self._files.open(job, name) as opened:
             if isinstance(opened, Folder):
-                raise IsFolder("a folder has no lines")
-            lines = await self._lines(request, opened)
-        finally:
-            self._exchange.close(opened)
-        answer(request, b"%d" % lines)
-
-    async def _lines(self, request: Request, file: StoredFile) -> int:
-        async def count() -> Facts:
-            size = file.version.size
-            disk = self._exchange.disk
-            return Facts(await scan.count_lines(disk, file.fd, size, lambda: not request.gone))
-
-        return await self._exchange.known(request, file, lambda facts: facts.lines, count)
+                request.verb = "list"
+                await send_listing(self._files, request, name, opened, _VERBS)
+            else:
+                await send_file(self._files, request, name, opened)
 
     async def upload(self, request: Request) -> None:
         """Create or replace a file."""
-        _name(request, None)
-        version = await replace(self._exchange, request, request.name or b"")
+        name, _ = _name(request, None)
+        admit(request, self._max_upload)
+        version = await replace(self._files, request, name)
         request.setHeader(b"ETag", entity_tag(version))
         answer(request)
 
     async def append(self, request: Request) -> None:
         """Append to a file, or move a file or folder."""
-        if _name(request, None, b"mv") or _is_json(request):
+        name, verb = _name(request, None, b"mv")
+        if verb or _is_json(request):
             request.verb = "move"
-            await self._move(request, request.name or b"")
+            await self._move(request, name)
             return
-        version = await append(self._exchange, request, request.name or b"")
+        admit(request, self._max_upload)
+        version = await append(self._files, request, name)
         request.setHeader(b"ETag", entity_tag(version))
         request.setHeader(b"Upload-Offset", b"%d" % version.size)
         answer(request)
 
     async def _move(self, request: Request, name: bytes) -> None:
-        with self._exchange.trace.transfer(request, "move", name) as transfer:
-            await self._rename(request, name, transfer)
-        answer(request)
-
-    async def _rename(self, request: Request, name: bytes, transfer: Transfer) -> None:
-        exchange = self._exchange
         admit(request, None)
-        conditions = conditions_of(request)
-        create_only = conditions.create_only
-        # Whether something may be replaced concerns the new name; the rest concerns the old one.
-        check = write_check(request, replace_fields(conditions, if_none_match=None))
-        await exchange.disk.run(exchange.storage.begin_move, name, check)
-        if (request.body.length or 0) > _MOVE:
-            raise _not_a_move()
-        request.body.limit = _MOVE
-        document = Collected()
-        try:
-            await request.body.deliver_to(document)
-        except BodyTooLarge as error:
-            raise _not_a_move() from error
-        transfer.to = target = _target(document.bytes)
-        async with exchange.turns.take(name):
-            try:
-                await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
-            except NameTaken as error:
-                if create_only:
-                    raise Problem(412, "Something has the new name already.") from error
-                raise
+
+        async def target() -> bytes:
+            return _target(await _document(request.body))
+
+        await self._files.move(RequestJob(request), name, target, request.conditions())
+        answer(request)
 
     async def delete(self, request: Request) -> None:
         """Remove a file, or a folder with all in it."""
-        _name(request, None)
-        name, exchange = request.name or b"", self._exchange
-        check = write_check(request, conditions_of(request))
-        with exchange.trace.transfer(request, "delete", name):
-            async with exchange.turns.take(name):
-                aside = await exchange.disk.run(exchange.storage.remove, name, check)
+        name, _ = _name(request, None)
+        await self._files.remove(RequestJob(request), name, request.conditions())
         answer(request)
-        if aside is not None:
-            exchange.disk.chore(exchange.storage.reclaim(aside))
 
     async def options(self, request: Request) -> None:
         """Tell what can be done here."""
@@ -171,13 +133,26 @@ def _rest(request: Request) -> bytes:
     return request.path.lstrip(b"/")[len(_DOOR) :]
 
 
-def _name(request: Request, *verbs: bytes | None) -> bytes | None:
-    """Set the name that *request* is about, and return its verb, which must be among *verbs*."""
+def _name(request: Request, *verbs: bytes | None) -> tuple[bytes, bytes | None]:
+    """Return the name that *request* is about, and its verb, which must be among *verbs*."""
     rest, verb = split_verb(_rest(request), _VERBS)
-    request.name = decode_name(rest)
+    request.name = name = decode_name(rest)
     if verb not in verbs:
         raise Problem(405, "This can not be done here; Allow says what can.", Allow=_METHODS[verb])
-    return verb
+    return name, verb
+
+
+async def _document(body: Body) -> bytes:
+    """Return *body* as a whole, if it is not too long for one that tells where to move to."""
+    if (body.length or 0) > _MOVE:
+        raise _not_a_move()
+    body.limit = _MOVE
+    collected = Collected()
+    try:
+        await body.deliver_to(collected)
+    except BodyTooLarge as error:
+        raise _not_a_move() from error
+    return collected.bytes
 
 
 def _is_json(request: Request) -> bool:

@@ -11,16 +11,18 @@ from urllib.parse import quote
 from httpnas.fields.digests import expected_digests
 from httpnas.fields.names import BadName, check_name, decode_name
 from httpnas.fields.negotiation import listing_format
+from httpnas.files.files import Files
 from httpnas.storage.errors import IsFolder
 from httpnas.storage.listing import Folder
 from httpnas.storage.root import refuse_private
+from httpnas.web.answers import answer, answer_json
 from httpnas.web.downloads import send_file
-from httpnas.web.exchange import Exchange, answer, answer_json
+from httpnas.web.job import RequestJob
 from httpnas.web.multipart import Part, Parts, boundary_of
 from httpnas.web.problems import Problem
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.uploads import admit, replace_by_part
+from httpnas.web.uploads import admit
 
 _DOOR = b"files"
 _METHODS = b"GET, HEAD, OPTIONS, POST"
@@ -44,11 +46,12 @@ _ACCEPTED = """<!DOCTYPE html>
 class FilesDoor:
     """The routes of one door.
 
-    :param exchange: what it turns requests into operations with.
+    :param max_upload: bytes a form may have, None for any number.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
+    def __init__(self, files: Files, max_upload: int | None = None) -> None:
+        self._files = files
+        self._max_upload = max_upload
 
     def mount(self, router: Router) -> None:
         """Add the routes to *router*."""
@@ -61,12 +64,12 @@ class FilesDoor:
     async def download(self, request: Request) -> None:
         """Send a file, to be kept and not to be shown."""
         name = _name(request)
-        opened = await self._exchange.open(name)
-        if isinstance(opened, Folder):
-            self._exchange.close(opened)
-            raise IsFolder("a folder can not be downloaded")
-        request.setHeader(b"Content-Disposition", _attachment(name.rpartition(b"/")[2].decode()))
-        await send_file(self._exchange, request, name, opened)
+        async with self._files.open(RequestJob(request), name) as opened:
+            if isinstance(opened, Folder):
+                raise IsFolder("a folder cannot be downloaded")
+            leaf = name.rpartition(b"/")[2].decode()
+            request.setHeader(b"Content-Disposition", _attachment(leaf))
+            await send_file(self._files, request, name, opened)
 
     async def upload(self, request: Request) -> None:
         """Store every file of a form, in the folder that is named.
@@ -78,7 +81,7 @@ class FilesDoor:
             refuse_private(folder)
         parts = await self._begin(request)
         stored: list[str] = []
-        request.told["stored"] = stored
+        request.problem_members["stored"] = stored
         length = 0
         try:
             while (part := await parts.next()) is not None:
@@ -89,13 +92,12 @@ class FilesDoor:
                         raise Problem(413, "The names in one form are too long in all; send less.")
         finally:
             parts.abandon()
-        del request.told["stored"]
+        del request.problem_members["stored"]
         if not stored:
             raise Problem(400, "The form has no file: send it as the field 'file', with its name.")
         _accept(request, f"{', '.join(stored)} upload task submitted.")
 
     async def _begin(self, request: Request) -> Parts:
-        exchange = self._exchange
         boundary = boundary_of(request.getHeader(b"Content-Type"))
         if boundary is None:
             raise Problem(
@@ -103,11 +105,10 @@ class FilesDoor:
                 "Files come as multipart/form-data here; POST to /file/NAME takes anything.",
                 Accept_Post="multipart/form-data",
             )
-        admit(request, exchange.max_upload)
-        headers = request.requestHeaders
-        if expected_digests(lambda field: headers.getRawHeaders(field, [])):
+        admit(request, self._max_upload)
+        if expected_digests(request.field_lines):
             raise Problem(400, "A digest of a form can not be checked: POST to /file/NAME instead.")
-        await exchange.disk.run(exchange.storage.volume.refuse_full, request.body.length)
+        await self._files.refuse_full(request.body.length)
         return Parts(request.body, boundary)
 
     async def _store(self, request: Request, folder: bytes, part: Part) -> str:
@@ -115,7 +116,7 @@ class FilesDoor:
         if name == folder:
             raise BadName("A file's name has nothing but slashes.")
         request.name = name
-        await replace_by_part(self._exchange, request, name, part)
+        await self._files.replace(RequestJob(request), name, part, request.conditions())
         return name.decode()
 
     async def options(self, request: Request) -> None:

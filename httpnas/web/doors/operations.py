@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from httpnas.files.trace import Trace
 from httpnas.storage.errors import StorageError
 from httpnas.storage.volume import Space
-from httpnas.web.exchange import Exchange, answer, answer_json
+from httpnas.transfer.disk import Disk
+from httpnas.transfer.watchdog import Watchdog
+from httpnas.web.answers import answer, answer_json
 from httpnas.web.metrics import Metrics
 from httpnas.web.problems import busy
 from httpnas.web.query import limit_of, parse_query
@@ -17,13 +20,21 @@ from httpnas.web.routing import Router
 class Operations:
     """The routes that are about the daemon and not about files.
 
-    :param exchange: what the doors share.
     :param metrics: what is shown at ``/metrics``.
     :param headroom: free bytes with less of which the daemon is not ready.
     """
 
-    def __init__(self, exchange: Exchange, metrics: Metrics, headroom: int = 0) -> None:
-        self._exchange = exchange
+    def __init__(
+        self,
+        disk: Disk,
+        watchdog: Watchdog,
+        trace: Trace,
+        metrics: Metrics,
+        headroom: int = 0,
+    ) -> None:
+        self._disk = disk
+        self._watchdog = watchdog
+        self._trace = trace
         self._metrics = metrics
         self._headroom = headroom
 
@@ -43,7 +54,7 @@ class Operations:
         """Tell whether requests had better come here, and why not."""
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
-            request.told["reasons"] = reasons
+            request.problem_members["reasons"] = reasons
             raise busy(" ".join(reasons))
         answer_json(request, {"status": "ready"})
 
@@ -51,14 +62,14 @@ class Operations:
         reasons = []
         if request.site.draining:
             reasons.append("The daemon is stopping.")
-        if self._exchange.disk.failing:
+        if self._disk.failing:
             reasons.append("The storage has failed repeatedly of late; the log says how.")
         return reasons
 
     async def _storage_reasons(self) -> list[str]:
         try:
-            await self._exchange.probe.ask()
-            free = (await self._exchange.space.ask()).free
+            await self._watchdog.probe.ask()
+            free = (await self._watchdog.space.ask()).free
         except StorageError as error:
             return [f"The storage can not be written to: {error}."]
         if free < self._headroom:
@@ -67,14 +78,14 @@ class Operations:
 
     async def metrics(self, request: Request) -> None:
         """Show what has been counted and measured."""
-        exchange, site = self._exchange, request.site
-        self._metrics.look(site, exchange.disk, exchange.trace, await self._space())
+        space = await self._space()
+        self._metrics.sample(request.site, self._disk, self._trace, space)
         document, content_type = self._metrics.render(request.getHeader(b"Accept"))
         answer(request, document, content_type=content_type)
 
     async def _space(self) -> Space | None:
         try:
-            return await self._exchange.space.ask()
+            return await self._watchdog.space.ask()
         except StorageError:
             return None
 
@@ -82,4 +93,4 @@ class Operations:
         """Show the transfers that run, and the latest that have ended."""
         limit = limit_of(parse_query(request.query))
         request.setHeader(b"Cache-Control", b"no-store")
-        answer_json(request, self._exchange.trace.record(limit))
+        answer_json(request, self._trace.record(limit))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from httpnas.fields.conditions import Verdict
 from httpnas.web import openapi
+from httpnas.web.answers import answer
 from httpnas.web.downloads import content_type
-from httpnas.web.exchange import answer, conditions_of
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 
@@ -52,7 +52,7 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
         # Without any, the form's requests would come from the origin "null", and be refused.
         request.setHeader(b"Referrer-Policy", b"same-origin")
         request.setHeader(b"X-Content-Type-Options", b"nosniff")
-        if conditions_of(request).for_read(etag, mounted) is Verdict.NOT_MODIFIED:
+        if request.conditions().for_read(etag, mounted) is Verdict.NOT_MODIFIED:
             request.setResponseCode(304)
             request.finish()
         else:

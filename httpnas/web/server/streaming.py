@@ -220,7 +220,9 @@ class StreamingRequest(server.Request):
         if self.method == b"OPTIONS":
             super()._handleStar()
         else:
-            problems.answer(
+            from httpnas.web.answers import answer_problem
+
+            answer_problem(
                 self, Problem(405, "The only request for * is OPTIONS.", Allow="OPTIONS")
             )
 
@@ -231,7 +233,9 @@ class StreamingRequest(server.Request):
     def processingFailed(self, reason: Failure) -> Failure:
         """Answer 500 and log *reason*: an error of ours that no route has caught."""
         self._log.failure("request {id} failed", reason, id=self.id)
-        problems.answer(self, Problem(500, "The server failed to answer; its log says why."))
+        from httpnas.web.answers import answer_problem
+
+        answer_problem(self, Problem(500, "The server failed to answer; its log says why."))
         return reason
 
     # Called by handlers

@@ -10,45 +10,47 @@ from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
 
-from httpnas.transfer.sender import ConsumerGone
-from httpnas.web.problems import problem_of
-from httpnas.web.request import Request
-from httpnas.web.server.body import BodyCutShort, BodyTooSlow
+from twisted.internet.interfaces import IReactorTime
 
-VERBS = ("upload", "append", "download", "move", "delete")
+from httpnas.files.job import Job, Outcome
+from httpnas.files.points import Verb
+
+#: What leaves a trace.
+VERBS = (Verb.UPLOAD, Verb.APPEND, Verb.DOWNLOAD, Verb.MOVE, Verb.DELETE)
 #: Ended transfers that are remembered.
 KEPT = 1000
 
 
 class Transfer:
-    """What one request does to one file.
+    """What one job does to one file.
 
-    :param request: the request.
-    :param verb: one of :data:`VERBS`.
+    :param clock: tells for how long.
     :param name: of the file or folder.
     :param moved: tells how many bytes of content have come or gone.
     :ivar to: the new name, of a move.
     """
 
-    def __init__(self, request: Request, verb: str, name: bytes, moved: Callable[[], int]) -> None:
+    def __init__(
+        self, clock: IReactorTime, job: Job, verb: Verb, name: bytes, moved: Callable[[], int]
+    ) -> None:
         self.verb = verb
         self.to: bytes | None = None
-        self._id = request.id
-        self._client = getattr(request.client, "host", None)
+        self._id = job.id
+        self._client = job.client
         self._name = name
         self._since = time.time()
-        self._clock: Callable[[], float] = request.site.reactor.seconds
+        self._clock: Callable[[], float] = clock.seconds
         self._began = self._clock()
         self._moved = moved
         self._end: dict[str, object] = {}
 
-    def end(self, outcome: str, status: int | None = None) -> None:
-        """Note how it has ended, and keep nothing of the request."""
+    def end(self, outcome: Outcome) -> None:
+        """Note how it has ended, and keep nothing of the job."""
         now, moved = self._clock(), self._moved()
         self._clock, self._moved = (lambda: now), (lambda: moved)
-        self._end = (
-            {"outcome": outcome} if status is None else {"outcome": outcome, "status": status}
-        )
+        self._end = {"outcome": outcome.word}
+        if outcome.status is not None:
+            self._end["status"] = outcome.status
 
     def record(self) -> dict[str, Any]:
         """Return what :meth:`Trace.record` shows of it."""
@@ -57,7 +59,7 @@ class Transfer:
         return {
             "id": self._id,
             "client": self._client,
-            "verb": self.verb,
+            "verb": self.verb.value,
             "name": _path(self._name),
             **({} if self.to is None else {"to": _path(self.to)}),
             "since": since.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -69,39 +71,39 @@ class Transfer:
 
 
 class Trace:
-    """All transfers of one daemon that run, and the latest that have ended."""
+    """All transfers of one daemon that run, and the latest that have ended.
 
-    def __init__(self) -> None:
+    :param clock: tells how long they take.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
         self._running: dict[Transfer, None] = {}
         self._ended: deque[Transfer] = deque(maxlen=KEPT)
 
     @contextmanager
     def transfer(
-        self,
-        request: Request,
-        verb: str,
-        name: bytes,
-        moved: Callable[[], int] = lambda: 0,
+        self, job: Job, verb: Verb, name: bytes, moved: Callable[[], int] = lambda: 0
     ) -> Iterator[Transfer]:
         """Keep a trace of what the block does; parameters as of :class:`Transfer`.
 
         How the block ends is the outcome: what has become true in the storage, whether the
         client hears of it or not.
         """
-        transfer = Transfer(request, verb, name, moved)
+        transfer = Transfer(self._clock, job, verb, name, moved)
         self._running[transfer] = None
         try:
             yield transfer
         except BaseException as error:
-            transfer.end(*_outcome(request, error))
+            transfer.end(job.outcome(error))
             raise
         else:
-            transfer.end("done")
+            transfer.end(Outcome("done"))
         finally:
             del self._running[transfer]
             self._ended.appendleft(transfer)
 
-    def running(self) -> Counter[str]:
+    def running(self) -> Counter[Verb]:
         """Return how many transfers of which verb run."""
         return Counter(transfer.verb for transfer in self._running)
 
@@ -124,14 +126,3 @@ class Trace:
 
 def _path(name: bytes) -> str:
     return "/" + name.decode()
-
-
-def _outcome(request: Request, error: BaseException) -> tuple[str, int | None]:
-    if isinstance(error, ConsumerGone | BodyCutShort):
-        return ("client gone" if request.ended_by == "answered" else request.ended_by), None
-    if isinstance(error, BodyTooSlow):
-        return "client too slow", 408
-    problem = problem_of(error)
-    if problem is None or problem.status == 500:
-        return "failed", 500
-    return "refused", problem.status

@@ -1,0 +1,387 @@
+"""Opening, replacing, appending, moving, removing, counting, digesting and listing files.
+
+Each operation finds in one place what it needs: the admission, its line in the trace, its turn at
+the name, a pool thread for what may wait for the disk, and the call of the storage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace as replace_fields
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer
+
+from httpnas.fields.conditions import Conditions
+from httpnas.fields.digests import HASHES
+from httpnas.files.content import DigestCheck, require
+from httpnas.files.errors import AlreadyThere, GivenUp
+from httpnas.files.job import Incoming, Job
+from httpnas.files.points import Admit, Commit, Effect, Intent, Tell, Verb, admit_all, tell_nobody
+from httpnas.files.trace import Trace
+from httpnas.storage.append import Append
+from httpnas.storage.errors import IsFolder, NameTaken
+from httpnas.storage.facts import Facts
+from httpnas.storage.listing import Folder
+from httpnas.storage.store import Storage, StoredFile
+from httpnas.storage.upload import Check, Find, Upload
+from httpnas.storage.version import Version
+from httpnas.transfer import scan
+from httpnas.transfer.disk import Disk
+from httpnas.transfer.sender import Chained, Generated, Sender, Source, Text
+from httpnas.transfer.sink import Sink
+from httpnas.transfer.turns import Turns
+from httpnas.transfer.watchdog import Watchdog
+
+#: Pieces of a listing that are made in one call of a pool thread.
+PAGE = 2000
+_NO_CONDITIONS = Conditions()
+_NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
+
+T = TypeVar("T")
+
+
+class Files:
+    """The operations on the files of one storage.
+
+    :param watchdog: has the storage, which is another object after it has gone and come back.
+    :param admit: is asked before anything is done.
+    :param tell: is told what has become true.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        watchdog: Watchdog,
+        turns: Turns,
+        trace: Trace,
+        admit: Admit = admit_all,
+        tell: Tell = tell_nobody,
+    ) -> None:
+        self._disk = disk
+        self._watchdog = watchdog
+        self._turns = turns
+        self._trace = trace
+        self._admit = admit
+        self._tell = tell
+
+    @property
+    def _storage(self) -> Storage:
+        return self._watchdog.storage
+
+    # Reading
+
+    @asynccontextmanager
+    async def open(
+        self, job: Job, name: bytes, verb: Verb = Verb.DOWNLOAD
+    ) -> AsyncIterator[StoredFile | Folder]:
+        """Open *name* for as long as the block, without a thread when no disk has to be asked.
+
+        :param verb: what is to be done if it is a file; a folder is listed.
+        :raises NoSuchFile: when it is neither a file nor a folder.
+        """
+        self._admit(job, Intent(verb, name))
+        opened = self._storage.open_cached(name)
+        if opened is None:
+            opened = await self._disk.run(self._storage.open, name)
+        try:
+            if isinstance(opened, Folder):
+                self._admit(job, Intent(Verb.LIST, name))
+            yield opened
+        finally:
+            self._close(opened)
+
+    def _close(self, opened: StoredFile | Folder) -> None:
+        """Close what was opened, where that cannot hold up the reactor.
+
+        The last close of a file that was removed or replaced frees it, block by block.
+        """
+        if self._storage.opens_at_once and os.fstat(opened.fd).st_nlink:
+            opened.close()
+        else:
+            self._disk.run(opened.close)
+
+    async def download(
+        self, job: Job, name: bytes, source: Source, consumer: IConsumer, sent: Callable[[], int]
+    ) -> None:
+        """Send *source*, which is made of the open file *name*, to *consumer*.
+
+        :param sent: tells how many bytes have gone out so far.
+        :raises ConsumerGone: when the consumer stopped that.
+        """
+        with self._trace.transfer(job, Verb.DOWNLOAD, name, sent):
+            await self.send(source, consumer)
+
+    async def send(self, source: Source, consumer: IConsumer) -> None:
+        """Send *source* to *consumer*, reading in pool threads what is not in memory.
+
+        :raises ConsumerGone: when the consumer stopped that.
+        """
+        await Sender(self._disk).beginFileTransfer(source, consumer)
+
+    async def list(self, pieces: Iterator[bytes]) -> Source:
+        """Return *pieces*, which are made of an open folder, as a source.
+
+        They are made in pool threads, :data:`PAGE` at a time. The first are made now, so that what
+        goes wrong with them can still be answered.
+        """
+
+        def page() -> bytes:
+            return b"".join(islice(pieces, PAGE))
+
+        return Chained(Text(await self._disk.run(page)), Generated(page))
+
+    async def lines(self, job: Job, name: bytes) -> int:
+        """Return how many newlines the file *name* has.
+
+        :raises IsFolder: when it is a folder.
+        """
+        async with self.open(job, name, Verb.COUNT) as opened:
+            if isinstance(opened, Folder):
+                raise IsFolder("a folder has no lines")
+            file, disk = opened, self._disk
+
+            async def count() -> Facts:
+                size = file.version.size
+                return Facts(
+                    await scan.count_lines(disk, file.fd, size, lambda: not job.client_gone)
+                )
+
+            return await self._known(job, name, file, lambda facts: facts.lines, count)
+
+    async def digest(self, job: Job, name: bytes, file: StoredFile, algorithm: str) -> bytes:
+        """Return the digest of the open *file*, whose name is *name*.
+
+        :param algorithm: one of :data:`httpnas.fields.digests.HASHES`.
+        """
+
+        async def compute() -> Facts:
+            value = await scan.digest(
+                self._disk,
+                file.fd,
+                file.version.size,
+                HASHES[algorithm],
+                lambda: not job.client_gone,
+            )
+            return Facts(digests={algorithm: value})
+
+        return await self._known(
+            job, name, file, lambda facts: facts.digests.get(algorithm), compute
+        )
+
+    async def _known(
+        self,
+        job: Job,
+        name: bytes,
+        file: StoredFile,
+        pick: Callable[[Facts], T | None],
+        find: Callable[[], Coroutine[Deferred[Any], Any, Facts]],
+    ) -> T:
+        """Return what *pick* takes from the facts about *file*.
+
+        When nobody knows it yet, *find* finds it out, and it is remembered, unless the client has
+        gone: then finding out may have ended early.
+        """
+        remembered = pick(await self._disk.run(self._storage.recall, file))
+        if remembered is not None:
+            return remembered
+        found = await find()
+        if not job.client_gone:
+            await self._disk.run(self._storage.remember, name, file.version, found)
+        picked = pick(found)
+        assert picked is not None, "what was to be found out was found out"
+        return picked
+
+    # Changing
+
+    async def refuse_full(self, length: int | None) -> None:
+        """Refuse *length* bytes, if that is known, for which there is no room.
+
+        :raises NoRoom: when the storage has less left.
+        """
+        await self._disk.run(self._storage.volume.refuse_full, length)
+
+    async def replace(
+        self,
+        job: Job,
+        name: bytes,
+        body: Incoming,
+        conditions: Conditions = _NO_CONDITIONS,
+        digests: Mapping[str, bytes] = _NO_DIGESTS,
+    ) -> Version:
+        """Make *body* the content of *name*, whole or not at all; return its version.
+
+        :param digests: what the content must have, by algorithm.
+        :raises PreconditionFailed: when the present version is not one that *conditions* allow.
+        :raises DigestMismatch: when the content is not the announced one.
+        :raises StorageError: when it was not stored.
+        """
+        check = self._check(job, Verb.UPLOAD, name, conditions)
+        digesting = DigestCheck(digests)
+        with self._trace.transfer(job, Verb.UPLOAD, name, lambda: body.received):
+            upload = await self._disk.run(self._storage.begin_upload, name, check, body.length)
+
+            def publish() -> Version:
+                try:
+                    return upload.publish(check, conditions.create_only, digesting.expected)
+                except NameTaken as error:
+                    raise AlreadyThere("Something has this name already.") from error
+
+            version = await self._store(name, body, digesting, upload, publish)
+        self._tell(job, Commit(Verb.UPLOAD, name, version))
+        return version
+
+    async def append(
+        self,
+        job: Job,
+        name: bytes,
+        body: Incoming,
+        conditions: Conditions = _NO_CONDITIONS,
+        digests: Mapping[str, bytes] = _NO_DIGESTS,
+        expected: int | None = None,
+        key: bytes | None = None,
+    ) -> Version:
+        """Put *body* behind the end of the file *name*, whole or not at all; return the version.
+
+        :param expected: the length in bytes that the file must have.
+        :param key: tells this append from all others, so that it is done once if it comes twice.
+        :raises WrongOffset: when the file has another length.
+        :raises NoSuchFile: when there is no such file.
+        :raises PreconditionFailed: as of :meth:`replace`, also the following.
+        :raises DigestMismatch:
+        :raises StorageError:
+        """
+        check = self._check(job, Verb.APPEND, name, conditions)
+        with self._trace.transfer(job, Verb.APPEND, name, lambda: body.received):
+            begun = await self._disk.run(
+                self._storage.begin_append, name, check, body.length, expected, key
+            )
+            if isinstance(begun, Version):
+                return begun
+            append = begun
+            version = await self._store(
+                name, body, DigestCheck(digests), append, lambda: append.commit(check, expected)
+            )
+        self._tell(job, Commit(Verb.APPEND, name, version))
+        return version
+
+    async def move(
+        self,
+        job: Job,
+        name: bytes,
+        find_target: Callable[[], Coroutine[Deferred[Any], Any, bytes]],
+        conditions: Conditions = _NO_CONDITIONS,
+    ) -> None:
+        """Give the file or folder *name* another name, making the folders on the way.
+
+        :param find_target: finds out the new name; called once *name* is known to be movable.
+        :param conditions: about *name*; whether something may be replaced concerns the new one.
+        :raises AlreadyThere: when *conditions* forbid to replace what has the new name.
+        :raises NameTaken: when it is a folder, which is never replaced.
+        :raises NoSuchFile: when there is no such file or folder.
+        :raises PreconditionFailed: as of :meth:`replace`.
+        """
+        create_only = conditions.create_only
+        conditions = replace_fields(conditions, if_none_match=None)
+        check = self._check(job, Verb.MOVE, name, conditions)
+        with self._trace.transfer(job, Verb.MOVE, name) as transfer:
+            await self._disk.run(self._storage.begin_move, name, check)
+            transfer.to = target = await find_target()
+
+            def check_both(find: Find) -> None:
+                self._admit(job, Intent(Verb.MOVE, target, lambda: self._effect_on(target)))
+                check(find)
+
+            def rename() -> None:
+                try:
+                    self._storage.move(name, target, check_both, create_only)
+                except NameTaken as error:
+                    if create_only:
+                        raise AlreadyThere("Something has the new name already.") from error
+                    raise
+
+            await self._in_turn(name, rename)
+        self._tell(job, Commit(Verb.MOVE, name, to=target))
+
+    def _effect_on(self, name: bytes) -> Effect:
+        return Effect.NEW if self._storage.look(name) is None else Effect.CHANGED
+
+    async def remove(self, job: Job, name: bytes, conditions: Conditions = _NO_CONDITIONS) -> None:
+        """Remove the file, the link, or the folder *name* with all in it.
+
+        What a folder holds is freed in the background.
+
+        :raises NoSuchFile: when there is nothing to remove.
+        :raises PreconditionFailed: as of :meth:`replace`.
+        """
+        check = self._check(job, Verb.DELETE, name, conditions)
+        with self._trace.transfer(job, Verb.DELETE, name):
+            storage = self._storage
+            aside = await self._in_turn(name, lambda: storage.remove(name, check))
+        if aside is not None:
+            self._disk.chore(storage.reclaim(aside))
+        self._tell(job, Commit(Verb.DELETE, name))
+
+    # What all changes share
+
+    def _check(self, job: Job, verb: Verb, name: bytes, conditions: Conditions) -> Check:
+        """Return what refuses the change of *name* by *verb* that may not be made.
+
+        The storage calls it before any content comes, and once more when the lock of the name is
+        held: that decides.
+        """
+
+        def check(find: Find) -> None:
+            if job.given_up:
+                raise GivenUp("The storage did not answer in time.")
+
+            def effect() -> Effect:
+                if verb in (Verb.MOVE, Verb.DELETE):
+                    return Effect.REMOVED
+                return Effect.NEW if find() is None else Effect.CHANGED
+
+            self._admit(job, Intent(verb, name, effect))
+            if not conditions.any_version:
+                require(conditions, find())
+
+        return check
+
+    async def _store(
+        self,
+        name: bytes,
+        body: Incoming,
+        digesting: DigestCheck,
+        target: Upload | Append,
+        commit: Callable[[], T],
+    ) -> T:
+        """Stream *body* into *target*, then *commit* it; *target* is closed in the end."""
+
+        def write(chunks: Sequence[bytes]) -> None:
+            digesting.update(chunks)
+            target.write(chunks)
+
+        def finish(rest: Sequence[bytes]) -> T:
+            with closing(target):
+                write(rest)
+                digesting.verify()
+                return commit()
+
+        sink = Sink(self._disk, write)
+        try:
+            await body.deliver_to(sink)
+            rest = await sink.finish()
+        except BaseException:
+            await sink.abandon()
+            await self._disk.run(target.close)
+            raise
+        return await self._in_turn(name, lambda: finish(rest))
+
+    async def _in_turn(self, name: bytes, call: Callable[[], T]) -> T:
+        """Run *call*, which changes *name*, in a pool thread when it is its turn."""
+        async with self._turns.take(name):
+            return await self._disk.run(call)

@@ -1,0 +1,59 @@
+"""Short answers: a few bytes, JSON, or a problem document."""
+
+from __future__ import annotations
+
+import json
+
+from httpnas.web.problems import Problem, document, phrase
+from httpnas.web.request import Request
+
+#: Fields that tell of a file, and must not tell of a problem.
+_OF_THE_FILE = (
+    b"ETag",
+    b"Last-Modified",
+    b"Content-Range",
+    b"Content-Disposition",
+    b"Repr-Digest",
+)
+
+
+def answer(
+    request: Request,
+    body: bytes = b"OK",
+    status: int = 200,
+    content_type: bytes = b"text/plain; charset=utf-8",
+) -> None:
+    """Answer *request* with *body*, if there is still somebody to answer."""
+    if request.gone or request.finished:
+        return
+    request.setResponseCode(status)
+    if status != 204:
+        request.setHeader(b"Content-Type", content_type)
+        request.setHeader(b"Content-Length", b"%d" % len(body))
+    request.write(body)
+    request.finish()
+
+
+def answer_json(request: Request, members: object, status: int = 200) -> None:
+    """Answer *request* with *members* as JSON, if there is still somebody to answer."""
+    body = json.dumps(members, ensure_ascii=False).encode()
+    answer(request, body, status, b"application/json")
+
+
+def answer_problem(request: Request, problem: Problem) -> None:
+    """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
+    if request.gone or request.finished:
+        return
+    if request.startedWriting:
+        request.abort("failed")
+        return
+    for stale in _OF_THE_FILE:
+        request.responseHeaders.removeHeader(stale)
+    body = document(problem, request.id, request.problem_members)
+    request.setResponseCode(problem.status, phrase(problem.status))
+    request.setHeader(b"Content-Type", b"application/problem+json")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    for name, value in problem.headers.items():
+        request.setHeader(name.encode(), value.encode())
+    request.write(body)
+    request.finish()

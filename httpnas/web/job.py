@@ -1,0 +1,48 @@
+"""The client of a request as the operations see it."""
+
+from __future__ import annotations
+
+from httpnas.files.job import Outcome
+from httpnas.transfer.sender import ConsumerGone
+from httpnas.web.problems import problem_of
+from httpnas.web.request import Request
+from httpnas.web.server.body import BodyCutShort, BodyTooSlow
+
+
+class RequestJob:
+    """What is done for the client of a request; a :class:`httpnas.files.job.Job`."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    @property
+    def id(self) -> str:
+        """The request's identity."""
+        return self._request.id
+
+    @property
+    def client(self) -> str | None:
+        """The client's address, None for one that has none, such as behind a Unix socket."""
+        return getattr(self._request.client, "host", None)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether the client was told to try again."""
+        return self._request.given_up
+
+    @property
+    def client_gone(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+        return self._request.gone
+
+    def outcome(self, error: BaseException) -> Outcome:
+        """Return how the request has ended for its client when *error* has ended it."""
+        if isinstance(error, ConsumerGone | BodyCutShort):
+            ended_by = self._request.ended_by
+            return Outcome("client gone" if ended_by == "answered" else ended_by)
+        if isinstance(error, BodyTooSlow):
+            return Outcome("client too slow", 408)
+        problem = problem_of(error)
+        if problem is None or problem.status == 500:
+            return Outcome("failed", 500)
+        return Outcome("refused", problem.status)
