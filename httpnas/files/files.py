@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace as replace_fields
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
@@ -43,6 +43,7 @@ PAGE = 2000
 _NO_CONDITIONS = Conditions()
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -322,7 +323,7 @@ class Files:
         check = self._check(job, Verb.DELETE, name, conditions)
         with self._trace.transfer(job, Verb.DELETE, name):
             storage = self._storage
-            aside = await self._in_turn(name, lambda: storage.remove(name, check))
+            aside = await self._in_turn(name, storage.remove, name, check)
         if aside is not None:
             self._disk.chore(storage.reclaim(aside))
         self._tell(job, Commit(Verb.DELETE, name))
@@ -379,9 +380,11 @@ class Files:
             await sink.abandon()
             await self._disk.run(target.close)
             raise
-        return await self._in_turn(name, lambda: finish(rest))
+        return await self._in_turn(name, finish, rest)
 
-    async def _in_turn(self, name: bytes, call: Callable[[], T]) -> T:
+    async def _in_turn(
+        self, name: bytes, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run *call*, which changes *name*, in a pool thread when it is its turn."""
         async with self._turns.take(name):
-            return await self._disk.run(call)
+            return await self._disk.run(call, *args, **kwargs)
