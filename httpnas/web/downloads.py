@@ -15,7 +15,7 @@ from httpnas.storage.version import Version
 from httpnas.transfer import scan
 from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Sender, Source, Text
 from httpnas.web.exchange import Exchange, conditions_of, entity_tag, modified
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.request import Request
 
 #: A table of our own: the machine's would make answers depend on where the daemon runs.
@@ -58,7 +58,9 @@ async def _send(exchange: Exchange, request: Request, name: bytes, file: StoredF
     conditions = conditions_of(request)
     verdict = conditions.for_read(entity_tag(version), modified(version))
     if verdict is Verdict.FAILED:
-        raise Problem(412, "The file is not the version that the conditions ask for.")
+        raise Problem(
+            Kind.PRECONDITION_FAILED, "The file is not the version that the conditions ask for."
+        )
     _describe(request, version)
     if verdict is Verdict.NOT_MODIFIED:
         request.setResponseCode(304)

@@ -20,7 +20,7 @@ from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
-from httpnas.web.problems import Problem, busy
+from httpnas.web.problems import Kind, Problem, busy
 from httpnas.web.request import Request
 from httpnas.web.trace import Trace
 
@@ -117,14 +117,18 @@ def write_check(request: Request, conditions: Conditions) -> Check:
 
     def check(find: Find) -> None:
         if request.given_up:
-            raise busy("The storage did not answer in time.")
+            raise busy(Kind.STORAGE_TIMEOUT, "The storage did not answer in time.")
         if conditions.any_version:
             return
         version = find()
         etag = None if version is None else entity_tag(version)
         when = None if version is None else modified(version)
         if not conditions.for_write(etag, when):
-            raise Problem(412, "The file is not the version that the conditions ask for.")
+            if conditions.create_only and version is not None:
+                raise Problem(Kind.ALREADY_EXISTS, "This name exists already.")
+            raise Problem(
+                Kind.PRECONDITION_FAILED, "The file is not the version that the conditions ask for."
+            )
 
     return check
 

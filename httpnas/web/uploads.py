@@ -15,7 +15,7 @@ from httpnas.storage.version import Version
 from httpnas.transfer.sink import Sink
 from httpnas.web.exchange import Exchange, conditions_of, write_check
 from httpnas.web.multipart import Part
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.request import Request
 from httpnas.web.server.body import Body
 
@@ -42,7 +42,10 @@ class DigestCheck:
         """Refuse the body with 400 when a digest of it is not the expected one."""
         for name, state in self._states.items():
             if state.digest() != self.expected[name]:
-                raise Problem(400, f"The {name} digest of the body is not the one announced.")
+                raise Problem(
+                    Kind.DIGEST_MISMATCH,
+                    f"The {name} digest of the body is not the one announced.",
+                )
 
 
 def admit(request: Request, max_upload: int | None) -> None:
@@ -50,12 +53,12 @@ def admit(request: Request, max_upload: int | None) -> None:
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
         raise Problem(
-            415,
-            "Bodies are stored as they come: send it without Content-Encoding.",
+            Kind.ENCODED_BODY,
+            "Bodies are stored as they are: send it without Content-Encoding.",
             Accept_Encoding="identity",
         )
     if max_upload is not None and (request.body.length or 0) > max_upload:
-        raise Problem(413, f"A body may have {max_upload} bytes.")
+        raise Problem(Kind.BODY_TOO_LARGE, f"A body may have at most {max_upload} bytes.")
     request.body.limit = max_upload
 
 
@@ -88,7 +91,7 @@ async def _replace(
             try:
                 return upload.publish(check, conditions.create_only, digests.expected)
             except NameTaken as error:
-                raise Problem(412, "Something has this name already.") from error
+                raise Problem(Kind.ALREADY_EXISTS, "This name exists already.") from error
 
         return await _store(exchange, name, body, digests, upload, publish)
 
@@ -151,7 +154,7 @@ def _digest_check(request: Request) -> DigestCheck:
 
 def _key(field: bytes | None) -> bytes | None:
     if field is not None and not 0 < len(field) <= 255:
-        raise Problem(400, "Idempotency-Key has 1 to 255 bytes.")
+        raise Problem(Kind.BAD_FIELD, "Idempotency-Key must have 1 to 255 bytes.")
     return field
 
 
@@ -159,5 +162,5 @@ def _offset(field: bytes | None) -> int | None:
     if field is None:
         return None
     if not field.isdigit() or len(field) > 19:
-        raise Problem(400, "Upload-Offset is a number of bytes.")
+        raise Problem(Kind.BAD_FIELD, "Upload-Offset must be a number of bytes.")
     return int(field)

@@ -15,7 +15,7 @@ from httpnas.transfer import scan
 from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, conditions_of, entity_tag, write_check
 from httpnas.web.listings import send_listing
-from httpnas.web.problems import Problem, busy
+from httpnas.web.problems import Kind, Problem, busy
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 from httpnas.web.server.body import BodyTooLarge, Collected
@@ -60,7 +60,7 @@ class FileDoor:
         try:
             await self._exchange.probe.ask()
         except StorageError as error:
-            raise busy(f"The storage can not be written to: {error}.") from error
+            raise busy(Kind.NOT_WRITABLE, f"The storage cannot be written to: {error}.") from error
         answer(request)
 
     async def download(self, request: Request) -> None:
@@ -139,7 +139,7 @@ class FileDoor:
                 await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
             except NameTaken as error:
                 if create_only:
-                    raise Problem(412, "Something has the new name already.") from error
+                    raise Problem(Kind.ALREADY_EXISTS, "The new name exists already.") from error
                 raise
 
     async def delete(self, request: Request) -> None:
@@ -176,7 +176,11 @@ def _name(request: Request, *verbs: bytes | None) -> bytes | None:
     rest, verb = split_verb(_rest(request), _VERBS)
     request.name = decode_name(rest)
     if verb not in verbs:
-        raise Problem(405, "This can not be done here; Allow says what can.", Allow=_METHODS[verb])
+        raise Problem(
+            Kind.METHOD_NOT_ALLOWED,
+            "This path does not take this method; Allow lists those it takes.",
+            Allow=_METHODS[verb],
+        )
     return verb
 
 
@@ -201,7 +205,7 @@ def _target(document: bytes) -> bytes:
 
 def _not_a_move() -> Problem:
     return Problem(
-        400,
-        'A PUT of application/json moves, and takes {"path": "new/name"}. To append JSON, send it '
-        "under any other type, such as application/x-ndjson.",
+        Kind.NOT_A_MOVE,
+        'A PUT of application/json moves a file and needs {"path": "new/name"}. To append JSON, '
+        "send it under any other type, such as application/x-ndjson.",
     )

@@ -17,7 +17,7 @@ from httpnas.storage.root import refuse_private
 from httpnas.web.downloads import send_file
 from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.multipart import Part, Parts, boundary_of
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 from httpnas.web.uploads import admit, replace_by_part
@@ -86,12 +86,18 @@ class FilesDoor:
                     stored.append(await self._store(request, folder, part))
                     length += len(stored[-1])
                     if length > _NAMES:
-                        raise Problem(413, "The names in one form are too long in all; send less.")
+                        raise Problem(
+                            Kind.FORM_TOO_LARGE,
+                            "The names in one form are too long in total; send fewer files.",
+                        )
         finally:
             parts.abandon()
         del request.told["stored"]
         if not stored:
-            raise Problem(400, "The form has no file: send it as the field 'file', with its name.")
+            raise Problem(
+                Kind.BAD_FORM,
+                "The form has no file: send it as the field 'file', with its name.",
+            )
         _accept(request, f"{', '.join(stored)} upload task submitted.")
 
     async def _begin(self, request: Request) -> Parts:
@@ -99,14 +105,17 @@ class FilesDoor:
         boundary = boundary_of(request.getHeader(b"Content-Type"))
         if boundary is None:
             raise Problem(
-                415,
-                "Files come as multipart/form-data here; POST to /file/NAME takes anything.",
+                Kind.NOT_A_FORM,
+                "This path takes multipart/form-data; POST to /file/NAME takes any type.",
                 Accept_Post="multipart/form-data",
             )
         admit(request, exchange.max_upload)
         headers = request.requestHeaders
         if expected_digests(lambda field: headers.getRawHeaders(field, [])):
-            raise Problem(400, "A digest of a form can not be checked: POST to /file/NAME instead.")
+            raise Problem(
+                Kind.DIGEST_OF_FORM,
+                "The digest of a form cannot be checked: POST to /file/NAME instead.",
+            )
         await exchange.disk.run(exchange.storage.volume.refuse_full, request.body.length)
         return Parts(request.body, boundary)
 

@@ -8,7 +8,7 @@ from httpnas.storage.errors import StorageError
 from httpnas.storage.volume import Space
 from httpnas.web.exchange import Exchange, answer, answer_json
 from httpnas.web.metrics import Metrics
-from httpnas.web.problems import busy
+from httpnas.web.problems import Kind, busy
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
@@ -44,7 +44,7 @@ class Operations:
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
             request.told["reasons"] = reasons
-            raise busy(" ".join(reasons))
+            raise busy(Kind.NOT_READY, " ".join(reasons))
         answer_json(request, {"status": "ready"})
 
     def _own_reasons(self, request: Request) -> list[str]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 
 from httpnas import __version__
+from httpnas.web.kinds import PAGE
 from httpnas.web.openapi.answers import RESPONSES, json_of
 from httpnas.web.openapi.fields import HEADERS, PARAMETERS
 from httpnas.web.openapi.schemas import (
@@ -127,7 +128,7 @@ _FILE: Json = {
     "/file": _path(
         "file",
         get=_operation(
-            "checkStorage", "Can the storage be written to?", {200: "Done", 503: "Busy"}
+            "checkStorage", "Can the storage be written to?", {200: "Done", 503: "NotWritable"}
         ),
         options=_options("checkOptions"),
     ),
@@ -345,6 +346,7 @@ _OPERATIONS: Json = {
 _PAGES: Json = {
     "/": _page("home", "What is stored, for people"),
     "/docs": _page("docs", "This document, for people"),
+    PAGE: _page("problems", "The causes of refusals, for people"),
     "/openapi.json": _page("openapi", "This document", "Document"),
 }
 
@@ -365,8 +367,9 @@ bring files and browsers save them. There is no authentication.
 **A change** is true when it is answered with 200 or 202: it is on stable storage, unless the daemon
 runs with `--durability none`. A file appears whole or not at all.
 
-**A refusal** is a problem document (RFC 9457); its `detail` says what to do. A method that a path
-does not have is refused with 405, a path that is not here with 404.
+**A refusal** is a problem document (RFC 9457). Its `type` names the cause, for programs;
+[/docs/problems](/docs/problems) explains each. Its `detail` tells people what to do. A method that
+the path does not take is refused with 405, a path that does not exist with 404.
 
 **Every answer** has an `X-Request-ID`, which is what the daemon's log calls the request.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from httpnas.web.kinds import Kind
+
 Json = dict[str, Any]
 
 HERE = "http://localhost:3000"
@@ -41,7 +43,10 @@ def curl_lines(*lines: str) -> str:
 SCHEMAS: Json = {
     "Problem": object_of(
         {
-            "type": {"const": "about:blank", "description": "The status tells the kind."},
+            "type": {
+                "enum": [kind.type for kind in Kind],
+                "description": "The cause, for programs. What each means is at `/docs/problems`.",
+            },
             "title": {"type": "string", "description": "The status in words."},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": {"type": "string", "minLength": 1, "description": "For people."},
@@ -61,7 +66,7 @@ SCHEMAS: Json = {
         description="What is wrong and what to do about it (RFC 9457).",
         examples=[
             {
-                "type": "about:blank",
+                "type": Kind.IS_FOLDER.type,
                 "title": "Conflict",
                 "status": 409,
                 "detail": "This name is a folder, not a file.",
@@ -74,7 +79,7 @@ SCHEMAS: Json = {
         allOf=[schema_of("Problem")],
         examples=[
             {
-                "type": "about:blank",
+                "type": Kind.NOT_READY.type,
                 "title": "Service Unavailable",
                 "status": 503,
                 "detail": "The daemon is stopping.",

@@ -44,7 +44,7 @@ from zope.interface import directlyProvides, provider
 from httpnas.fields.names import path_of
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.server.body import Body, BodyCutShort, BodyTooSlow
 from httpnas.web.server.head import (
     Head,
@@ -221,7 +221,8 @@ class StreamingRequest(server.Request):
             super()._handleStar()
         else:
             problems.answer(
-                self, Problem(405, "The only request for * is OPTIONS.", Allow="OPTIONS")
+                self,
+                Problem(Kind.of_status(405), "The only request for * is OPTIONS.", Allow="OPTIONS"),
             )
 
     def getRequestHostname(self) -> bytes:
@@ -231,7 +232,9 @@ class StreamingRequest(server.Request):
     def processingFailed(self, reason: Failure) -> Failure:
         """Answer 500 and log *reason*: an error of ours that no route has caught."""
         self._log.failure("request {id} failed", reason, id=self.id)
-        problems.answer(self, Problem(500, "The server failed to answer; its log says why."))
+        problems.answer(
+            self, Problem(Kind.of_status(500), "The server failed to answer; its log says why.")
+        )
         return reason
 
     # Called by handlers
@@ -286,7 +289,7 @@ class StreamingRequest(server.Request):
         if self.handled is None or self.handled.called:
             return
         self.given_up = True
-        problem = problems.busy("The storage does not answer. Try again soon.")
+        problem = problems.busy(Kind.of_status(503), "The storage does not answer. Try again soon.")
         if not self.body.ended:
             self.body.fail(problem)
         if not self.handled.called:
@@ -500,7 +503,7 @@ class StreamingChannel(http.HTTPChannel):
                 "refused {id} with {status}: {detail}", id=identity, status=status, detail=detail
             )
         if not started:
-            body = problems.document(Problem(status, detail), identity)
+            body = problems.document(Problem(Kind.of_status(status), detail), identity)
             self.transport.writeSequence(
                 [
                     b"HTTP/1.1 %d %s\r\n" % (status, problems.phrase(status)),
