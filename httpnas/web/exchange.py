@@ -125,7 +125,9 @@ def write_check(request: Request, conditions: Conditions) -> Check:
         when = None if version is None else modified(version)
         if not conditions.for_write(etag, when):
             if conditions.create_only and version is not None:
-                raise Problem(Kind.ALREADY_EXISTS, "This name exists already.")
+                raise Problem(
+                    Kind.ALREADY_EXISTS, "A file or folder with this name exists already."
+                )
             raise Problem(
                 Kind.PRECONDITION_FAILED, "The file is not the version that the conditions ask for."
             )

@@ -1,6 +1,6 @@
 """Errors as answers: one table from errors to kinds of problems, and their documents (RFC 9457).
 
-A problem's detail tells the client what to do about it; what happened inside stays in the log.
+The detail of a problem tells the client what to do. What happened inside the server is in the log.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Kind", "Problem", "answer", "busy", "document", "phrase", "problem_of"]
 
-#: Seconds after which a client may try again when the storage is away.
+#: Seconds after which a client may try again, for the header ``Retry-After``.
 RETRY_AFTER = 5
 
 
 class Problem(Exception):
-    """A refusal that a door has decided on.
+    """A request is refused.
 
-    :param kind: what programs know it by; its status is that of the answer.
-    :param detail: what is wrong and what to do about it, for the client.
-    :param headers: more headers of the answer.
+    :param kind: the cause, for programs. The answer has its status.
+    :param detail: what is wrong and what to do about it, for people.
+    :param headers: further headers of the answer, with ``_`` for ``-``.
     """
 
     def __init__(self, kind: Kind, detail: str, **headers: str) -> None:
@@ -51,7 +51,7 @@ def busy(kind: Kind, detail: str) -> Problem:
     return Problem(kind, detail, Retry_After=str(RETRY_AFTER))
 
 
-#: Fields that tell of a file, and must not tell of a problem.
+#: Headers that describe a file. An answer with a problem must not have them.
 _OF_THE_FILE = (
     b"ETag",
     b"Last-Modified",
@@ -60,7 +60,7 @@ _OF_THE_FILE = (
     b"Repr-Digest",
 )
 
-#: The first class that fits decides, so that special ones stand before general ones.
+#: The first class that fits decides, so special ones come before general ones.
 _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (BadName, Kind.BAD_NAME, "{error}"),
     (NameTooLong, Kind.NAME_TOO_LONG, "{error}"),
@@ -128,7 +128,7 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """Return what *error* means to a client, or None when it is an error of ours."""
+    """Return what *error* means to a client, or None if it is a bug of the server."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, WrongOffset):
@@ -162,8 +162,8 @@ def document(
 ) -> bytes:
     """Return a problem document (RFC 9457 section 3).
 
-    :param identity: of the request, as the log has it.
-    :param told: members of its own (section 3.2).
+    :param identity: the identifier of the request in the log.
+    :param told: further members, which RFC 9457 calls extensions (section 3.2).
     """
     members = {
         "type": problem.kind.type,
@@ -177,7 +177,7 @@ def document(
 
 
 def answer(request: Request, problem: Problem) -> None:
-    """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
+    """Answer *request* with the document of *problem*, or abort it if an answer has begun."""
     if request.gone or request.finished:
         return
     if request.startedWriting:

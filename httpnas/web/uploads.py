@@ -91,7 +91,9 @@ async def _replace(
             try:
                 return upload.publish(check, conditions.create_only, digests.expected)
             except NameTaken as error:
-                raise Problem(Kind.ALREADY_EXISTS, "This name exists already.") from error
+                raise Problem(
+                    Kind.ALREADY_EXISTS, "A file or folder with this name exists already."
+                ) from error
 
         return await _store(exchange, name, body, digests, upload, publish)
 

@@ -139,7 +139,9 @@ class FileDoor:
                 await exchange.disk.run(exchange.storage.move, name, target, check, create_only)
             except NameTaken as error:
                 if create_only:
-                    raise Problem(Kind.ALREADY_EXISTS, "The new name exists already.") from error
+                    raise Problem(
+                        Kind.ALREADY_EXISTS, "A file or folder with the new name exists already."
+                    ) from error
                 raise
 
     async def delete(self, request: Request) -> None:

@@ -19,7 +19,7 @@ class Operations:
 
     :param exchange: what the doors share.
     :param metrics: what is shown at ``/metrics``.
-    :param headroom: free bytes with less of which the daemon is not ready.
+    :param headroom: the daemon is not ready while fewer bytes than this are free.
     """
 
     def __init__(self, exchange: Exchange, metrics: Metrics, headroom: int = 0) -> None:
@@ -52,7 +52,9 @@ class Operations:
         if request.site.draining:
             reasons.append("The daemon is stopping.")
         if self._exchange.disk.failing:
-            reasons.append("The storage has failed repeatedly of late; the log says how.")
+            reasons.append(
+                "The storage has failed repeatedly in the last seconds; the log says how."
+            )
         return reasons
 
     async def _storage_reasons(self) -> list[str]:
@@ -60,7 +62,7 @@ class Operations:
             await self._exchange.probe.ask()
             free = (await self._exchange.space.ask()).free
         except StorageError as error:
-            return [f"The storage can not be written to: {error}."]
+            return [f"The storage cannot be written to: {error}."]
         if free < self._headroom:
             return [f"{free} bytes are free, and {self._headroom} should be."]
         return []

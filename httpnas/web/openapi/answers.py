@@ -1,4 +1,4 @@
-"""Answers, each of them given by many operations."""
+"""The answers, which many operations share."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from httpnas.web.openapi.schemas import TEXT, Json, object_of, ref_to, schema_of
 def _answer(description: str, content: Json | None = None, *headers: str) -> Json:
     """Return an answer.
 
-    :param content: schemas and examples by media type, None for no body at all.
-    :param headers: of :data:`HEADERS`, besides the one that every answer has.
+    :param content: schemas and examples by media type; None if there is no body.
+    :param headers: names in :data:`HEADERS`, in addition to the one that every answer has.
     """
     fields = {HEADERS[name][0]: ref_to("headers", name) for name in ("RequestID", *headers)}
     body = {} if content is None else {"content": content}
@@ -45,18 +45,18 @@ def _is(word: str) -> Json:
 _DONE: Json = {"text/plain": {"schema": {"const": "OK"}}}
 _PLAIN: Json = {"text/plain": {"schema": TEXT}}
 _HTML: Json = {"text/html": {"schema": TEXT}}
-_BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of whatever type."}}}
+_BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of any type."}}}
 _OF_A_FILE = ("ETag", "Changed", "Ranges", "NoSniff", "Policy")
 _OF_A_PART = (*_OF_A_FILE, "Part", "Digest")
 _OF_A_PAGE = ("ETag", "NoCache", "NoSniff", "Policy", "Referrer")
 
-_PART = "The bytes that were asked for; several ranges come as `multipart/byteranges`."
+_PART = "The requested bytes; several ranges are sent as `multipart/byteranges`."
 
 RESPONSES: Json = {
-    "Done": _answer("It is done.", _DONE),
-    "Methods": _answer("What can be done here.", None, "Allow"),
+    "Done": _answer("Done.", _DONE),
+    "Methods": _answer("`Allow` lists the methods of this path.", None, "Allow"),
     "Listed": _answer(
-        "The folder; as text, one name a line.",
+        "The folder. As text, it has one name per line.",
         {
             "text/plain": {"schema": TEXT, "example": "done\nnumbers.txt\n"},
             **json_of(schema_of("Listing")),
@@ -67,8 +67,8 @@ RESPONSES: Json = {
         "Policy",
     ),
     "FileOrListing": _answer(
-        "The file, with the type that its extension stands for (none when nobody knows it), or "
-        "the folder in one of three forms.",
+        "The file, with the media type of its extension (none if the extension is unknown); or "
+        "the folder, in one of three forms.",
         {
             "text/plain": {
                 "schema": TEXT,
@@ -81,7 +81,7 @@ RESPONSES: Json = {
                 {
                     "anyOf": [
                         schema_of("Listing"),
-                        {"title": "File", "description": "Any that is JSON."},
+                        {"title": "File", "description": "Any JSON file."},
                     ]
                 }
             ),
@@ -97,12 +97,14 @@ RESPONSES: Json = {
         "Policy",
     ),
     "Part": _answer(_PART, _BYTES, *_OF_A_PART),
-    "NotModified": _answer("The client has this version.", None, *_OF_A_FILE),
+    "NotModified": _answer("The client has this version already.", None, *_OF_A_FILE),
     "Attachment": _answer("The file.", _BYTES, *_OF_A_FILE, "Digest", "Attached"),
     "AttachmentPart": _answer(_PART, _BYTES, *_OF_A_PART, "Attached"),
-    "AttachmentNotModified": _answer("The client has this version.", None, *_OF_A_FILE, "Attached"),
+    "AttachmentNotModified": _answer(
+        "The client has this version already.", None, *_OF_A_FILE, "Attached"
+    ),
     "IntoFolder": _answer(
-        "A folder, asked for as HTML, whose path has no slash at its end.",
+        "The folder was requested as HTML, but its path does not end in a slash.",
         _PLAIN,
         "Location",
         "Vary",
@@ -111,17 +113,19 @@ RESPONSES: Json = {
         "The number of newlines.",
         {"text/plain": {"schema": {"type": "string", "pattern": "^[0-9]+$"}, "example": "5"}},
     ),
-    "Stored": _answer("The file has this content, and this version.", _DONE, "ETag"),
-    "AppendedOrMoved": _answer("It is appended, or moved.", _DONE, "NewETag", "NewLength"),
+    "Stored": _answer("The file has this content now. `ETag` is its version.", _DONE, "ETag"),
+    "AppendedOrMoved": _answer(
+        "The body was appended, or the file was moved.", _DONE, "NewETag", "NewLength"
+    ),
     "FormStored": _answer(
-        "The files are stored; 202 is what simple-fs gives.",
+        "The files are stored. The status is 202 because simple-fs answers so.",
         {**json_of(schema_of("Message")), **_HTML},
         "PagePolicy",
     ),
-    "Alive": _answer("The daemon lives, whatever has become of its storage.", _is("alive")),
-    "Ready": _answer("Requests may come.", _is("ready")),
+    "Alive": _answer("The daemon is alive, whatever the state of its storage.", _is("alive")),
+    "Ready": _answer("The daemon is ready.", _is("ready")),
     "Metrics": _answer(
-        "What has been counted and measured.",
+        "The metrics.",
         {
             "text/plain": {
                 "schema": TEXT,
@@ -131,13 +135,13 @@ RESPONSES: Json = {
         },
     ),
     "Transfers": _answer(
-        "What runs, and what has ended.", json_of(schema_of("Transfers")), "NoStore"
+        "The transfers that run, and those that ended.", json_of(schema_of("Transfers")), "NoStore"
     ),
     "Page": _answer("The page.", _HTML, *_OF_A_PAGE),
     "Document": _answer(
-        "What you are reading.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
+        "This document.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
     ),
-    "PageNotModified": _answer("The client has it.", None, *_OF_A_PAGE),
+    "PageNotModified": _answer("The client has it already.", None, *_OF_A_PAGE),
     # Refusals
     "BadRequest": _problem(
         _of(400),
