@@ -1,4 +1,4 @@
-"""How log events look: lines of JSON for programs, text for people at a terminal."""
+"""The form of log events: lines of JSON for programs, text for people at a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.logger import formatEventAsClassicLogText as _classic
 
 
 def observer(out: TextIO) -> ILogObserver:
-    """Return an observer that writes every event to *out*, a line each."""
+    """Return an observer that writes each event to *out* as one line."""
     isatty = getattr(out, "isatty", None)  # the log file of twistd has none
     form = as_text if isatty is not None and isatty() else as_json
     return cast(ILogObserver, FileLogObserver(out, form))
@@ -20,8 +20,8 @@ def observer(out: TextIO) -> ILogObserver:
 def as_json(event: LogEvent) -> str:
     """Return *event* as one line of JSON.
 
-    A request's members stand at the top level, beside ``time``; every other event has
-    ``level`` and ``message``, and ``traceback`` when it tells of an error.
+    The members of a request are at the top level, beside ``time``. Every other event has
+    ``level`` and ``message``, and also ``traceback`` if it reports an error.
     """
     record: dict[str, object] = {"time": _time(event)}
     if "request" in event:
@@ -45,7 +45,7 @@ def as_text(event: LogEvent) -> str | None:
 
 
 def _shown(value: object) -> object:
-    """Return *value* without characters that a terminal would act on."""
+    """Return *value* with the characters escaped that would control a terminal."""
     if not isinstance(value, str):
         return "-" if value is None else value
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)

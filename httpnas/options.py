@@ -1,4 +1,4 @@
-"""The options of ``twistd httpnas``, from the command line, the environment or a default."""
+"""The options of ``twistd httpnas``: from the command line, the environment or a default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class CannotStart(SystemExit, Exception):
-    """The daemon can not run, and has said why.
+    """The daemon cannot run, and has said why.
 
     A :exc:`SystemExit`, so that Python ends with status 1 and without a traceback; and an
     :exc:`Exception`, so that ``twistd`` removes its pid file on the way.
@@ -28,7 +28,7 @@ class CannotStart(SystemExit, Exception):
 
 
 def give_up(why: object) -> CannotStart:
-    """Say *why* the daemon can not run, and return what is to be raised."""
+    """Print *why* the daemon cannot run, and return the exception to raise."""
     print(f"httpnas: {why}", file=sys.__stderr__, flush=True)
     return CannotStart(1)
 
@@ -61,14 +61,14 @@ def _seconds(value: str) -> float:
 def _positive_seconds(value: str) -> float:
     seconds = _seconds(value)
     if not seconds:
-        raise ValueError("0 seconds are too few")
+        raise ValueError("it must be more than 0 seconds")
     return seconds
 
 
 def _patience(value: str) -> float:
     seconds = _seconds(value)
     if seconds < 10:
-        raise ValueError("less than 10 seconds are too few: a look at the storage may take 5")
+        raise ValueError("it must be at least 10 seconds: a check of the storage may take 5")
     return seconds
 
 
@@ -82,7 +82,7 @@ def _hosts(value: str) -> list[bytes]:
     hosts = _names(value)
     for host in hosts:
         if not _HOST.match(host):
-            raise ValueError(f"{host.decode()!r} is not a host's name without a port")
+            raise ValueError(f"{host.decode()!r} is not a host name without a port")
     return hosts
 
 
@@ -91,8 +91,8 @@ def _origins(value: str) -> list[bytes]:
     for origin in origins:
         if not _ORIGIN.match(origin):
             raise ValueError(
-                f"{origin.decode()!r} is not an origin (such as https://example.org, without the "
-                "port if it is the usual one)"
+                f"{origin.decode()!r} is not an origin (such as https://example.org; leave out "
+                "the port if it is the usual one)"
             )
     return origins
 
@@ -105,7 +105,7 @@ def _durability(value: str) -> str:
 
 @dataclass(frozen=True)
 class _Option:
-    """An option that takes a value: where it comes from, and what makes it of text."""
+    """An option that takes a value: where the value comes from, and how its text is read."""
 
     name: str
     short: str | None
@@ -116,7 +116,7 @@ class _Option:
     without: str = "any"
 
     def parameter(self) -> list[str | None]:
-        """Return what :class:`usage.Options` takes for it."""
+        """Return the entry of ``optParameters`` for it."""
         return [
             self.name,
             self.short,
@@ -137,7 +137,12 @@ class _Option:
 
 _OPTIONS = (
     _Option(
-        "storage", "s", "STORAGE_PATH", "./storage", str, "Folder to serve, made when missing."
+        "storage",
+        "s",
+        "STORAGE_PATH",
+        "./storage",
+        str,
+        "The folder to serve. It is created if it is missing.",
     ),
     _Option(
         "durability",
@@ -145,7 +150,7 @@ _OPTIONS = (
         "HTTPNAS_DURABILITY",
         "full",
         _durability,
-        "full: what is answered 200 survives a power cut; none: it may not.",
+        "full: whatever was answered with 200 survives a power cut. none: it may be lost.",
     ),
     _Option(
         "max-upload",
@@ -153,7 +158,7 @@ _OPTIONS = (
         "HTTPNAS_MAX_UPLOAD",
         "",
         _bytes,
-        "Largest body taken, in bytes, or with K, M, G or T.",
+        "Largest body that is accepted, in bytes or with K, M, G or T.",
     ),
     _Option(
         "stall",
@@ -161,7 +166,7 @@ _OPTIONS = (
         "HTTPNAS_STALL",
         "300",
         _positive_seconds,
-        "Seconds in which a transfer must move 64 KiB, or it is ended.",
+        "A transfer that moves less than 64 KiB in this many seconds is ended.",
     ),
     _Option(
         "patience",
@@ -169,7 +174,7 @@ _OPTIONS = (
         "HTTPNAS_PATIENCE",
         "45",
         _patience,
-        "Seconds that a storage is waited for that does not answer, before requests get 503.",
+        "Seconds to wait for a storage that does not answer, before requests get 503.",
     ),
     _Option(
         "drain",
@@ -177,7 +182,7 @@ _OPTIONS = (
         "HTTPNAS_DRAIN",
         "30",
         _seconds,
-        "Seconds that running transfers have after SIGTERM.",
+        "Seconds that running transfers have to finish after SIGTERM.",
     ),
     _Option(
         "headroom",
@@ -185,7 +190,7 @@ _OPTIONS = (
         "HTTPNAS_HEADROOM",
         "0",
         _headroom,
-        "Free bytes with less of which /ready is red.",
+        "/ready answers 503 when fewer than this many bytes are free.",
     ),
     _Option(
         "cors-origins",
@@ -193,7 +198,7 @@ _OPTIONS = (
         "HTTPNAS_CORS_ORIGINS",
         "",
         _origins,
-        "Sites whose pages may use the daemon, separated by blanks.",
+        "Web sites whose pages may use the daemon, separated by spaces.",
         without="none",
     ),
     _Option(
@@ -202,18 +207,18 @@ _OPTIONS = (
         "HTTPNAS_HOSTS",
         "",
         _hosts,
-        "Names that the daemon answers to, without ports, separated by blanks.",
+        "Host names that the daemon answers to, without ports, separated by spaces.",
     ),
 )
 
 
 class Options(usage.Options):
-    """The options of ``twistd httpnas``. What is not given is taken from the environment."""
+    """The options of ``twistd httpnas``. The environment supplies those that are not given."""
 
     synopsis = "[options]"
     longdesc = (
-        "Serves the files below one folder over HTTP. Each option can be set by the environment "
-        "variable named with it; the option itself comes first."
+        "Serves the files below one folder over HTTP. Each option can also be set by the "
+        "environment variable in its brackets; the command line takes precedence."
     )
     optParameters: ClassVar[list[list[str | None]]] = [option.parameter() for option in _OPTIONS]
     compData = usage.Completions(optActions={"storage": usage.CompleteDirs()})
@@ -226,8 +231,8 @@ class Options(usage.Options):
         self["listen"].append(description)
 
     opt_listen.__doc__ = (
-        "Where to listen, as a Twisted endpoint description or a port on loopback; repeatable. "
-        "[HTTPNAS_LISTEN, several separated by blanks, or PORT for another port; default: "
+        "Where to listen: a Twisted endpoint description, or a port on loopback. Can be repeated. "
+        "[HTTPNAS_LISTEN, several separated by spaces, or PORT for another port; default: "
         f"tcp:{_PORT}:interface=127.0.0.1]"
     )
     opt_l = opt_listen
@@ -238,7 +243,7 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse *options* and the environment; what is wrong ends the daemon with one line."""
+        """Parse *options* and the environment; an error ends the daemon with one line."""
         try:
             super().parseOptions(options)
             for option in _OPTIONS:

@@ -150,7 +150,7 @@ class Daemon(Service):
             failures: list[Failure] = []
             endpoint.listen(self.site).addCallbacks(self.ports.append, failures.append)
             if failures:
-                raise give_up(f"can not listen on {description}: {_reason(failures[0].value)}")
+                raise give_up(f"cannot listen on {description}: {_reason(failures[0].value)}")
 
     def startService(self) -> None:
         """Begin to serve."""
@@ -162,7 +162,7 @@ class Daemon(Service):
         gc.freeze()
         if not self._engine.watchdog.storage.has_xattrs:
             self._log.warn(
-                "the file system keeps no user xattrs: records of files are kept beside them, "
+                "the file system has no user xattrs: the records of files are kept beside them, "
                 "which makes uploads and appends slower"
             )
         self._reactor.callWhenRunning(self._is_running)
@@ -191,7 +191,7 @@ class Daemon(Service):
         if self._signals == 1:
             self._reactor.stop()
         else:
-            self._log.warn("a second signal: what still runs is cut off")
+            self._log.warn("second signal: the running transfers are cut off")
             self.site.abort()
             _leave_after(_LAST, self._tell_of_hang)
 
@@ -208,7 +208,7 @@ class Daemon(Service):
         leaving.cancel()
 
     def _tell_of_hang(self) -> None:
-        self._log.critical("the disk does not come back: ended without waiting for it")
+        self._log.critical("the disk does not answer: ended without waiting for it")
 
     def _stop_listening(self) -> Deferred[Any]:
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
@@ -268,7 +268,9 @@ def makeService(options: Options) -> IService:
     """Return the service that ``twistd httpnas`` runs."""
     twistd: Mapping[str, Any] = options.parent or {}
     if twistd.get("uid") is not None or twistd.get("gid") is not None:
-        raise give_up("start as the user that is to own the files; --uid and --gid come too late")
+        raise give_up(
+            "start it as the user who should own the files: --uid and --gid take effect too late"
+        )
     from twisted.internet import reactor  # noqa: PLC0415  (importing it installs it)
 
     metrics = Metrics()

@@ -371,7 +371,7 @@ def test_a_disk_that_hangs_does_not_keep_a_daemon_from_stopping(
             daemon.terminate()
             wait_until(lambda: "draining" in daemon.log())
         assert daemon.process.wait(timeout=15) == 1
-        assert "the disk does not come back" in daemon.log()
+        assert "the disk does not answer" in daemon.log()
 
 
 def test_two_signals_at_once_are_two(tmp_path: Path) -> None:

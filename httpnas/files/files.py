@@ -231,7 +231,7 @@ class Files:
                 try:
                     return upload.publish(check, conditions.create_only, digesting.expected)
                 except NameTaken as error:
-                    raise AlreadyThere("Something has this name already.") from error
+                    raise AlreadyThere("A file or folder with this name exists already.") from error
 
             version = await self._store(name, body, digesting, upload, publish)
         self._tell(job, Commit(Verb.UPLOAD, name, version))
@@ -303,7 +303,7 @@ class Files:
                     self._storage.move(name, target, check_both, create_only)
                 except NameTaken as error:
                     if create_only:
-                        raise AlreadyThere("Something has the new name already.") from error
+                        raise AlreadyThere("A file or folder with the new name exists already.") from error
                     raise
 
             await self._in_turn(name, rename)

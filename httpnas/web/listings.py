@@ -17,7 +17,7 @@ from httpnas.files.files import Files
 from httpnas.storage.listing import Entry, Folder, Order, Place
 from httpnas.web.answers import answer
 from httpnas.web.downloads import send
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.request import Request
 
@@ -102,9 +102,9 @@ def _page(query: bytes, kind: str) -> _Page:
 
 def _order(by: str, direction: str) -> Order:
     if by not in ("name", "size", "mtime"):
-        raise Problem(400, "sort is name, size or mtime.")
+        raise Problem(Kind.BAD_QUERY, "sort must be name, size or mtime.")
     if direction not in ("asc", "desc"):
-        raise Problem(400, "order is asc or desc.")
+        raise Problem(Kind.BAD_QUERY, "order must be asc or desc.")
     return Order(by, direction == "desc")
 
 
@@ -114,7 +114,9 @@ def _limit_to_keep(limit: int | None, kind: str) -> int:
         return _SOME
     # The other forms do not tell that there is more, so that their clients have to know.
     if limit is None or limit > _MOST:
-        raise Problem(400, f"By size or mtime a limit is needed, of at most {_MOST} entries.")
+        raise Problem(
+            Kind.BAD_QUERY, f"Sorting by size or mtime needs a limit of at most {_MOST} entries."
+        )
     return limit
 
 
@@ -127,7 +129,10 @@ def _place(order: Order, cursor: str | None) -> Place | None:
             return Place(0, cursor.encode())
     elif parts := _CURSOR.fullmatch(cursor):
         return Place(int(parts[1]), parts[2].encode())
-    raise Problem(400, "after is what next was in the page before, of the same sort and order.")
+    raise Problem(
+        Kind.BAD_QUERY,
+        "after must be the value of next in the previous page, with the same sort and order.",
+    )
 
 
 def _pieces(

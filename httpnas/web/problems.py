@@ -1,6 +1,6 @@
-"""Errors as answers: one table from what went wrong to a status, and problem documents (RFC 9457).
+"""Errors as answers: one table from errors to kinds of problems, and their documents (RFC 9457).
 
-A problem's detail tells the client what to do about it; what happened inside stays in the log.
+The detail of a problem tells the client what to do. What happened inside the server is in the log.
 """
 
 from __future__ import annotations
@@ -13,85 +13,134 @@ from types import MappingProxyType
 from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
-from httpnas.files.errors import DigestMismatch, GivenUp, PreconditionFailed
+from httpnas.files.errors import AlreadyThere, DigestMismatch, GivenUp, PreconditionFailed
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
+from httpnas.transfer.sender import SourceEnded
+from httpnas.web.kinds import Kind
 from httpnas.web.multipart import BadForm
 from httpnas.web.server.body import BodyTooLarge, BodyTooSlow
 
-#: Seconds after which a client may try again when the storage is away.
+__all__ = ["Kind", "Problem", "busy", "document", "phrase", "problem_of"]
+
+#: Seconds after which a client may try again, for the header ``Retry-After``.
 RETRY_AFTER = 5
 
 
 class Problem(Exception):
-    """A refusal that a door has decided on.
+    """A request is refused.
 
-    :param status: the status code of the answer.
-    :param detail: what is wrong and what to do about it, for the client.
-    :param headers: more headers of the answer.
+    :param kind: the cause, for programs. The answer has its status.
+    :param detail: what is wrong and what to do about it, for people.
+    :param headers: further headers of the answer, with ``_`` for ``-``.
     """
 
-    def __init__(self, status: int, detail: str, **headers: str) -> None:
+    def __init__(self, kind: Kind, detail: str, **headers: str) -> None:
         super().__init__(detail)
-        self.status = status
+        self.kind = kind
+        self.status = kind.status
         self.detail = detail
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def busy(detail: str) -> Problem:
-    """Return the refusal of what may be had a little later."""
-    return Problem(503, detail, Retry_After=str(RETRY_AFTER))
+def busy(kind: Kind, detail: str) -> Problem:
+    """Return the refusal, with status 503, of a request that may succeed a little later."""
+    return Problem(kind, detail, Retry_After=str(RETRY_AFTER))
 
 
-#: The first class that fits decides, so that special ones stand before general ones.
-_TABLE: tuple[tuple[type[Exception], int, str], ...] = (
-    (BadName, 400, "{error}"),
-    (NameTooLong, 414, "{error}"),
-    (BadDigestField, 400, "{error}"),
-    (BadForm, 400, "{error}"),
-    (DigestMismatch, 400, "{error}"),
-    (PreconditionFailed, 412, "{error}"),
-    (GivenUp, 503, "{error}"),
-    (BodyTooSlow, 408, "The body did not move on for too long; send it again."),
-    (BodyTooLarge, 413, "The body is larger than the server takes."),
-    (errors.BadNameForFileSystem, 400, "The file system does not take this name."),
-    (errors.NoSuchFile, 404, "There is no such file or folder."),
-    (errors.IsFolder, 409, "This name is a folder, not a file."),
-    (errors.NotAFolder, 409, "On the way to this name stands a file, not a folder."),
-    (errors.NameTaken, 409, "The destination exists already and can not be replaced."),
-    (errors.IntoItself, 409, "A folder can not be moved into itself."),
-    (errors.OtherFileSystem, 409, "Another file system is mounted there; copy the file instead."),
-    (errors.Reserved, 403, "This name is the server's own and can not be changed."),
-    (errors.FileTooLarge, 413, "The file system does not take a file of this size."),
-    (errors.StorageFull, 507, "There is not enough space left. Delete something, then try again."),
-    (errors.NotPermitted, 403, "The server may not do this here: check the storage's permissions."),
-    (errors.OutOfDescriptors, 503, "The server is at its limit of open files. Try again soon."),
-    (errors.Contended, 503, "Others are changing this name without pause. Try again soon."),
-    (errors.StorageAway, 503, "The storage does not answer as it should. Try again soon."),
-    (errors.StorageBroken, 500, "The storage reported an error; the server's log names it."),
+#: The first class that fits decides, so special ones come before general ones.
+_TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
+    (BadName, Kind.BAD_NAME, "{error}"),
+    (NameTooLong, Kind.NAME_TOO_LONG, "{error}"),
+    (BadDigestField, Kind.BAD_DIGEST_FIELD, "{error}"),
+    (BadForm, Kind.BAD_FORM, "{error}"),
+    (DigestMismatch, Kind.DIGEST_MISMATCH, "{error}"),
+    (AlreadyThere, Kind.ALREADY_EXISTS, "{error}"),
+    (PreconditionFailed, Kind.PRECONDITION_FAILED, "{error}"),
+    (GivenUp, Kind.STORAGE_AWAY, "{error}"),
+    (BodyTooSlow, Kind.BODY_TOO_SLOW, "The body made no progress for too long; send it again."),
+    (BodyTooLarge, Kind.BODY_TOO_LARGE, "The body is larger than the server accepts."),
+    (
+        SourceEnded,
+        Kind.FILE_CUT_SHORT,
+        "The file became shorter while it was being read. Try again.",
+    ),
+    (
+        errors.BadNameForFileSystem,
+        Kind.BAD_NAME,
+        "The file system does not accept this name.",
+    ),
+    (errors.NoSuchFile, Kind.NO_SUCH_FILE, "There is no such file or folder."),
+    (errors.IsFolder, Kind.IS_FOLDER, "This name is a folder, not a file."),
+    (errors.NotAFolder, Kind.NOT_A_FOLDER, "A part of this path is a file, not a folder."),
+    (errors.NameTaken, Kind.NAME_TAKEN, "The destination exists and cannot be replaced."),
+    (errors.IntoItself, Kind.INTO_ITSELF, "A folder cannot be moved into itself."),
+    (
+        errors.OtherFileSystem,
+        Kind.OTHER_FILE_SYSTEM,
+        "Another file system is mounted there; copy the file instead.",
+    ),
+    (errors.Reserved, Kind.RESERVED, "This name belongs to the server and cannot be changed."),
+    (
+        errors.FileTooLarge,
+        Kind.FILE_TOO_LARGE,
+        "The file system does not accept a file of this size.",
+    ),
+    (
+        errors.StorageFull,
+        Kind.STORAGE_FULL,
+        "There is not enough space left. Delete something, then try again.",
+    ),
+    (
+        errors.NotPermitted,
+        Kind.NOT_PERMITTED,
+        "The server has no permission to do this: check the permissions of the storage.",
+    ),
+    (
+        errors.OutOfDescriptors,
+        Kind.OUT_OF_DESCRIPTORS,
+        "The server is at its limit of open files. Try again soon.",
+    ),
+    (
+        errors.Contended,
+        Kind.CONTENDED,
+        "Other clients keep changing this name. Try again soon.",
+    ),
+    (
+        errors.StorageAway,
+        Kind.STORAGE_AWAY,
+        "The storage does not answer as it should. Try again soon.",
+    ),
+    (
+        errors.StorageBroken,
+        Kind.STORAGE_BROKEN,
+        "The storage reported an error; the server's log names it.",
+    ),
 )
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """Return what *error* means to a client, or None when it is an error of ours."""
+    """Return what *error* means to a client, or None if it is a bug of the server."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, WrongOffset):
         return Problem(
-            409,
-            f"The file has {error.actual} bytes, not as many as Upload-Offset says.",
+            Kind.WRONG_OFFSET,
+            f"The file has {error.actual} bytes; Upload-Offset gives another number.",
             Upload_Offset=str(error.actual),
         )
     if isinstance(error, RangeNotSatisfiable):
         return Problem(
-            416, f"The file has {error.size} bytes.", Content_Range=f"bytes */{error.size}"
+            Kind.RANGE_NOT_SATISFIABLE,
+            f"The file has {error.size} bytes.",
+            Content_Range=f"bytes */{error.size}",
         )
     if isinstance(error, OSError):
         error = errors.translate(error)
-    for kind, status, detail in _TABLE:
-        if isinstance(error, kind):
+    for cause, kind, detail in _TABLE:
+        if isinstance(error, cause):
             shown = detail.format(error=error)
-            return busy(shown) if status == 503 else Problem(status, shown)
+            return busy(kind, shown) if kind.status == 503 else Problem(kind, shown)
     return None
 
 
@@ -105,11 +154,11 @@ def document(
 ) -> bytes:
     """Return a problem document (RFC 9457 section 3).
 
-    :param identity: of the request, as the log has it.
-    :param more: members of its own (section 3.2).
+    :param identity: the identifier of the request in the log.
+    :param more: further members, which RFC 9457 calls extensions (section 3.2).
     """
     members = {
-        "type": "about:blank",
+        "type": problem.kind.type,
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,
         "detail": problem.detail,

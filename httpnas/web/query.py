@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 
 
 def parse_query(query: bytes) -> dict[str, str]:
@@ -15,7 +15,7 @@ def parse_query(query: bytes) -> dict[str, str]:
     try:
         fields = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16)
     except ValueError as error:
-        raise Problem(400, "The query is not made of UTF-8 fields.") from error
+        raise Problem(Kind.BAD_QUERY, "The query is not a list of UTF-8 fields.") from error
     return {name: values[-1] for name, values in fields.items()}
 
 
@@ -28,5 +28,5 @@ def limit_of(fields: dict[str, str]) -> int | None:
     if limit is None:
         return None
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and int(limit)):
-        raise Problem(400, "limit is a number of entries, at least 1.")
+        raise Problem(Kind.BAD_QUERY, "limit must be a number of entries, at least 1.")
     return int(limit)

@@ -17,7 +17,7 @@ from werkzeug.routing import BaseConverter
 
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.answers import answer, answer_problem
-from httpnas.web.problems import Problem, busy, problem_of
+from httpnas.web.problems import Kind, Problem, busy, problem_of
 from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort
 
@@ -102,14 +102,18 @@ class Router:
             if not request.path.startswith(b"/"):
                 raise _nothing_here()
             if not request.method.isupper():  # the router does not tell delete from DELETE
-                raise Problem(501, "There is no such method; their names are case-sensitive.")
+                raise Problem(
+                    Kind.UNKNOWN_METHOD, "There is no such method; method names are case-sensitive."
+                )
             if not any_host:
                 self._admit_host(request)
             self._admit_origin(request)
             if request.site.draining and door not in _TO_THE_END:
-                raise busy("The daemon is stopping; another may take its place soon.")
+                raise busy(
+                    Kind.DRAINING, "The server is stopping; another may take its place soon."
+                )
             if request.site.backing.away and door not in _TO_THE_END:
-                raise busy("The storage does not answer. Try again soon.")
+                raise busy(Kind.STORAGE_AWAY, "The storage does not answer. Try again soon.")
             return request.site.handle(request, handler(request))
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
@@ -118,7 +122,7 @@ class Router:
     def _admit_host(self, request: Request) -> None:
         host = (request.getHeader(b"Host") or b"").lower()
         if self._hosts and _PORT.sub(b"", host) not in self._hosts:
-            raise Problem(421, "The daemon does not answer to this host's name.")
+            raise Problem(Kind.WRONG_HOST, "The server does not answer to the name in Host.")
 
     def _admit_origin(self, request: Request) -> None:
         """Keep pages of other sites from changing things through their visitors' browsers.
@@ -132,7 +136,7 @@ class Router:
         if origin in self._origins:
             _share(request, origin)
         elif request.method not in _SAFE and _is_cross_site(request, origin):
-            raise Problem(403, "A page of another site may not change anything here.")
+            raise Problem(Kind.CROSS_SITE, "A page of another site may not change anything here.")
 
 
 def _share(request: Request, origin: bytes) -> None:
@@ -169,16 +173,22 @@ def _failed(request: Any, failure: Failure) -> None:
     problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
     if problem is None or problem.status == 500:
         _log.failure("request {id} failed", failure, id=request.id)
-        problem = problem or Problem(500, "The server failed to answer; its log says why.")
+        problem = problem or Problem(
+            Kind.SERVER_FAILED, "The server failed to answer; its log says why."
+        )
     answer_problem(request, problem)
 
 
 def _of_routing(error: HTTPException) -> Problem:
     if isinstance(error, MethodNotAllowed):
         allow = ", ".join(sorted(error.valid_methods or []))
-        return Problem(405, "This can not be done here; Allow says what can.", Allow=allow)
+        return Problem(
+            Kind.METHOD_NOT_ALLOWED,
+            "This path does not take this method; Allow lists those it takes.",
+            Allow=allow,
+        )
     return _nothing_here()
 
 
 def _nothing_here() -> Problem:
-    return Problem(404, "There is nothing here. Files are below /file/.")
+    return Problem(Kind.NO_SUCH_PATH, "There is nothing here. Files are below /file/.")

@@ -6,7 +6,7 @@ from httpnas.fields.digests import expected_digests
 from httpnas.files.files import Files
 from httpnas.storage.version import Version
 from httpnas.web.job import RequestJob
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.request import Request
 
 
@@ -15,12 +15,12 @@ def admit(request: Request, max_upload: int | None) -> None:
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
         raise Problem(
-            415,
-            "Bodies are stored as they come: send it without Content-Encoding.",
+            Kind.ENCODED_BODY,
+            "Bodies are stored as they are: send it without Content-Encoding.",
             Accept_Encoding="identity",
         )
     if max_upload is not None and (request.body.length or 0) > max_upload:
-        raise Problem(413, f"A body may have {max_upload} bytes.")
+        raise Problem(Kind.BODY_TOO_LARGE, f"A body may have at most {max_upload} bytes.")
     request.body.limit = max_upload
 
 
@@ -44,7 +44,7 @@ async def append(files: Files, request: Request, name: bytes) -> Version:
 
 def _key(field: bytes | None) -> bytes | None:
     if field is not None and not 0 < len(field) <= 255:
-        raise Problem(400, "Idempotency-Key has 1 to 255 bytes.")
+        raise Problem(Kind.BAD_FIELD, "Idempotency-Key must have 1 to 255 bytes.")
     return field
 
 
@@ -52,5 +52,5 @@ def _offset(field: bytes | None) -> int | None:
     if field is None:
         return None
     if not field.isdigit() or len(field) > 19:
-        raise Problem(400, "Upload-Offset is a number of bytes.")
+        raise Problem(Kind.BAD_FIELD, "Upload-Offset must be a number of bytes.")
     return int(field)

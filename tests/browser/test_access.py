@@ -65,7 +65,7 @@ def test_axe_finds_nothing_wrong_with_uploads(page: Page, tmp_path: Path) -> Non
     page.choose(*sorted(sources.iterdir()))
     page.dialog()
     assert violations(page) == {}
-    page.answer("Keep what is there")
+    page.answer("Keep the old file")
     page.wait_for_upload("small", "done")
     page.wait_for_upload("failing", "failed")
     page.wait(lambda: "left" in page.uploads()["big"], "the time left")
@@ -150,7 +150,7 @@ def test_the_keyboard_answers_the_question_of_an_upload(page: Page, tmp_path: Pa
     assert (page.root / "b.txt").read_bytes() == b"x\n"
     page.choose(source)
     page.dialog()
-    page.tab_to("Do the same for all that follow")
+    page.tab_to("Do the same for all other files")
     page.press(SPACE)
     page.tab_to("Replace")
     page.press(ENTER)

@@ -115,13 +115,13 @@ def test_a_folder_moves(page: Page) -> None:
         (
             "x",
             {"name": "taken"},
-            "“\u2068taken\u2069” is taken. Something has the new name already.",
+            "“\u2068taken\u2069” is taken. A file or folder with the new name exists already.",
         ),
-        ("d", {"folder": "/d"}, "A folder can not be moved into itself."),
+        ("d", {"folder": "/d"}, "A folder cannot be moved into itself."),
         ("x", {"folder": "/taken"}, "On the way to this name stands a file, not a folder."),
-        ("x", {"folder": "/.httpnas"}, "This name is the server's own and can not be changed."),
+        ("x", {"folder": "/.httpnas"}, "This name belongs to the server and cannot be changed."),
         ("x", {"name": ".."}, "A name must not have '.' or '..' as one of its components."),
-        ("x", {"name": "a/b"}, "A name has no slash in it; open or name the folder instead."),
+        ("x", {"name": "a/b"}, "A name cannot contain a slash; open the folder, or name it below."),
     ],
 )
 def test_a_refused_move_says_why_and_can_be_mended(
@@ -184,11 +184,11 @@ def test_without_a_server_the_page_says_so(page: Page) -> None:
     page.daemon.process.kill()
     page.daemon.process.wait()
     page.answer("Delete")
-    assert "the server can not be reached" in page.refusal()
+    assert "the server cannot be reached" in page.refusal()
     page.answer("Cancel")
     page.wait_until_closed()
     page.find("#refresh").click()
-    page.wait(lambda: "the server can not be reached" in page.notice(), "the reason")
+    page.wait(lambda: "the server cannot be reached" in page.notice(), "the reason")
 
 
 def test_a_new_folder_is_made_by_the_first_upload_into_it(page: Page, tmp_path: Path) -> None:

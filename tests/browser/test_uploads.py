@@ -164,20 +164,20 @@ def test_all_uploads_can_be_cancelled(page: Page, tmp_path: Path) -> None:
     page.wait(lambda: leftovers(page.root) == [], "nothing to be left")
 
 
-@pytest.mark.parametrize("button, left", [("Keep what is there", b"old"), ("Replace", b"new")])
+@pytest.mark.parametrize("button, left", [("Keep the old file", b"old"), ("Replace", b"new")])
 def test_a_replacement_is_asked_for_first(
     page: Page, tmp_path: Path, button: str, left: bytes
 ) -> None:
     make(page.root, x_txt=b"old")
     page.open().choose(*make(tmp_path / "src", x_txt=b"new"))
     assert "Replace x.txt?" in page.dialog().text
-    assert page.focused() == "Keep what is there"
+    assert page.focused() == "Keep the old file"
     page.answer(button)
     page.wait_for_upload("x.txt", "kept" if left == b"old" else "done")
     assert (page.root / "x.txt").read_bytes() == left
 
 
-@pytest.mark.parametrize("button, left", [("Keep what is there", b"old"), ("Replace", b"new")])
+@pytest.mark.parametrize("button, left", [("Keep the old file", b"old"), ("Replace", b"new")])
 def test_one_answer_can_stand_for_all_that_follow(
     page: Page, tmp_path: Path, button: str, left: bytes
 ) -> None:
@@ -191,7 +191,7 @@ def test_one_answer_can_stand_for_all_that_follow(
     assert {(page.root / name).read_bytes() for name in names} == {left}
     # What was said was about those; the next are asked about again.
     page.choose(*make(tmp_path / "src", a=b"newer"))
-    page.answer("Keep what is there")
+    page.answer("Keep the old file")
 
 
 def test_a_replacement_does_not_touch_what_nobody_was_asked_about(
@@ -203,14 +203,14 @@ def test_a_replacement_does_not_touch_what_nobody_was_asked_about(
     urlopen(Request(f"{page.daemon.url}/file/x", data=b"theirs", method="POST")).close()
     page.answer("Replace")
     said = page.wait_for_upload("x", "failed")
-    assert "somebody else was faster. The file is not the version" in said
+    assert "somebody else changed it first. The file is not the version" in said
     assert (page.root / "x").read_bytes() == b"theirs"
 
 
 @pytest.mark.parametrize(
     "folder, said",
     [
-        (".httpnas/", "This name is the server's own and can not be changed."),
+        (".httpnas/", "This name belongs to the server and cannot be changed."),
         ("x/", "On the way to this name stands a file, not a folder."),
         ("../", "A name must not have '.' or '..' as one of its components."),
         ("folder", "This name is a folder, not a file."),
@@ -244,7 +244,7 @@ def test_a_lost_server_pauses_uploads_until_it_is_back(page: Page, tmp_path: Pat
     page.daemon.process.wait()
     for name in "abc":
         said = page.wait_for_upload(name, "failed")
-        assert "the server can not be reached" in said
+        assert "the server cannot be reached" in said
     assert "3 waiting, 0 done; paused" in page.find("#queue").text
     page.throttle(-1)
     again = f"tcp:{page.daemon.port}:interface=127.0.0.1"
@@ -268,7 +268,7 @@ def test_a_file_that_is_gone_from_the_machine_is_told_from_a_lost_server(
     files[0].unlink()
     page.answer("Replace")
     page.answer("Replace")
-    assert "the file can not be read" in page.wait_for_upload("gone", "failed")
+    assert "the file cannot be read" in page.wait_for_upload("gone", "failed")
     page.wait_for_upload("there", "done")
 
 

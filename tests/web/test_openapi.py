@@ -35,7 +35,7 @@ from tests.harness import Nas, Twistd, twistd
 DOCUMENT: dict[str, Any] = json.loads(document())
 METHODS = ("get", "head", "post", "put", "delete", "options")
 #: Files of pages that the daemon brings along; nobody asks for them but the pages.
-ASSETS = ("/page/", "/docs/")
+ASSETS = ("/page/", "/docs/swagger-ui")
 #: A folder as it is reached at its door. What its Allow has for all names below it is refused of
 #: it alone: it can be neither replaced nor removed, nor downloaded.
 ROOTS = ("/file/", "/files/")

@@ -109,7 +109,7 @@ async def test_a_daemon_whose_root_is_gone_is_not_ready_until_it_is_back(nas: Na
     aside = nas.root.with_name("aside")
     nas.root.rename(aside)
     (reason,) = await refusal(nas)
-    assert "can not be written to" in reason
+    assert "cannot be written to" in reason
     aside.rename(nas.root)
     assert (await ask(nas, "/ready"))[0] == 200
 
@@ -174,7 +174,7 @@ async def test_a_disk_that_hangs_is_told_in_time_and_holds_one_thread_of_all_who
     monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
     monkeypatch.setattr(nas.engine.watchdog.probe, "_call", hung)
     for _ in range(20):
-        assert await refusal(nas) == ["The storage can not be written to: it does not answer."]
+        assert await refusal(nas) == ["The storage cannot be written to: it does not answer."]
     assert (await nas.fetch("GET", "/file"))[0] == 503
     assert (await ask(nas, "/health"))[0] == 200
     assert hung.calls == 1

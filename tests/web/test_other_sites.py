@@ -65,6 +65,7 @@ async def test_a_page_of_another_site_may_not(nas: Nas, origin: str) -> None:
         "/ready",
         "/",
         "/docs",
+        "/docs/problems",
     ],
 )
 @pytest_twisted.ensureDeferred

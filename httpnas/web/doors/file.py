@@ -15,7 +15,7 @@ from httpnas.web.answers import answer
 from httpnas.web.downloads import send_file
 from httpnas.web.job import RequestJob
 from httpnas.web.listings import send_listing
-from httpnas.web.problems import Problem, busy
+from httpnas.web.problems import Kind, Problem, busy
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 from httpnas.web.server.body import Body, BodyTooLarge, Collected
@@ -62,7 +62,7 @@ class FileDoor:
         try:
             await self._watchdog.probe.ask()
         except StorageError as error:
-            raise busy(f"The storage can not be written to: {error}.") from error
+            raise busy(Kind.NOT_WRITABLE, f"The storage cannot be written to: {error}.") from error
         answer(request)
 
     async def download(self, request: Request) -> None:
@@ -138,7 +138,11 @@ def _name(request: Request, *verbs: bytes | None) -> tuple[bytes, bytes | None]:
     rest, verb = split_verb(_rest(request), _VERBS)
     request.name = name = decode_name(rest)
     if verb not in verbs:
-        raise Problem(405, "This can not be done here; Allow says what can.", Allow=_METHODS[verb])
+        raise Problem(
+            Kind.METHOD_NOT_ALLOWED,
+            "This path does not take this method; Allow lists those it takes.",
+            Allow=_METHODS[verb],
+        )
     return name, verb
 
 
@@ -176,7 +180,7 @@ def _target(document: bytes) -> bytes:
 
 def _not_a_move() -> Problem:
     return Problem(
-        400,
-        'A PUT of application/json moves, and takes {"path": "new/name"}. To append JSON, send it '
-        "under any other type, such as application/x-ndjson.",
+        Kind.NOT_A_MOVE,
+        'A PUT of application/json moves a file and needs {"path": "new/name"}. To append JSON, '
+        "send it under any other type, such as application/x-ndjson.",
     )

@@ -19,7 +19,7 @@ from httpnas.web.answers import answer, answer_json
 from httpnas.web.downloads import send_file
 from httpnas.web.job import RequestJob
 from httpnas.web.multipart import Part, Parts, boundary_of
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 from httpnas.web.uploads import admit
@@ -89,25 +89,34 @@ class FilesDoor:
                     stored.append(await self._store(request, folder, part))
                     length += len(stored[-1])
                     if length > _NAMES:
-                        raise Problem(413, "The names in one form are too long in all; send less.")
+                        raise Problem(
+                            Kind.FORM_TOO_LARGE,
+                            "The names in one form are too long in total; send fewer files.",
+                        )
         finally:
             parts.abandon()
         del request.problem_members["stored"]
         if not stored:
-            raise Problem(400, "The form has no file: send it as the field 'file', with its name.")
+            raise Problem(
+                Kind.BAD_FORM,
+                "The form has no file: send it as the field 'file', with its name.",
+            )
         _accept(request, f"{', '.join(stored)} upload task submitted.")
 
     async def _begin(self, request: Request) -> Parts:
         boundary = boundary_of(request.getHeader(b"Content-Type"))
         if boundary is None:
             raise Problem(
-                415,
-                "Files come as multipart/form-data here; POST to /file/NAME takes anything.",
+                Kind.NOT_A_FORM,
+                "This path takes multipart/form-data; POST to /file/NAME takes any type.",
                 Accept_Post="multipart/form-data",
             )
         admit(request, self._max_upload)
         if expected_digests(request.field_lines):
-            raise Problem(400, "A digest of a form can not be checked: POST to /file/NAME instead.")
+            raise Problem(
+                Kind.DIGEST_OF_FORM,
+                "The digest of a form cannot be checked: POST to /file/NAME instead.",
+            )
         await self._files.refuse_full(request.body.length)
         return Parts(request.body, boundary)
 

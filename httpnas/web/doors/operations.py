@@ -11,7 +11,7 @@ from httpnas.transfer.disk import Disk
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.answers import answer, answer_json
 from httpnas.web.metrics import Metrics
-from httpnas.web.problems import busy
+from httpnas.web.problems import Kind, busy
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
@@ -21,7 +21,7 @@ class Operations:
     """The routes that are about the daemon and not about files.
 
     :param metrics: what is shown at ``/metrics``.
-    :param headroom: free bytes with less of which the daemon is not ready.
+    :param headroom: the daemon is not ready while fewer bytes than this are free.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Operations:
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
             request.problem_members["reasons"] = reasons
-            raise busy(" ".join(reasons))
+            raise busy(Kind.NOT_READY, " ".join(reasons))
         answer_json(request, {"status": "ready"})
 
     def _own_reasons(self, request: Request) -> list[str]:
@@ -63,7 +63,9 @@ class Operations:
         if request.site.draining:
             reasons.append("The daemon is stopping.")
         if self._disk.failing:
-            reasons.append("The storage has failed repeatedly of late; the log says how.")
+            reasons.append(
+                "The storage has failed repeatedly in the last seconds; the log says how."
+            )
         return reasons
 
     async def _storage_reasons(self) -> list[str]:
@@ -71,7 +73,7 @@ class Operations:
             await self._watchdog.probe.ask()
             free = (await self._watchdog.space.ask()).free
         except StorageError as error:
-            return [f"The storage can not be written to: {error}."]
+            return [f"The storage cannot be written to: {error}."]
         if free < self._headroom:
             return [f"{free} bytes are free, and {self._headroom} should be."]
         return []

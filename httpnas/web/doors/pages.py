@@ -1,9 +1,15 @@
-"""Pages for people, from the daemon's own files: ``/`` shows what is stored, ``/docs`` the API."""
+"""Pages for people, from the daemon's own files: ``/`` shows what is stored, ``/docs`` the API.
+
+``/docs/problems`` is where the ``type`` of each problem document leads.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import html
+import re
 import time
+from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +17,7 @@ from httpnas.fields.conditions import Verdict
 from httpnas.web import openapi
 from httpnas.web.answers import answer
 from httpnas.web.downloads import content_type
+from httpnas.web.kinds import PAGE, Kind
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 
@@ -22,6 +29,7 @@ _POLICY = (
 )
 #: Swagger UI sets style attributes (its issue 3370).
 _DOCS_POLICY = _POLICY.replace(b"style-src 'self'", b"style-src 'self' 'unsafe-inline'")
+_CODE = re.compile(r"`([^`]+)`")
 
 
 class Pages:
@@ -36,6 +44,7 @@ class Pages:
         for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
             _add(router, f"/docs/{name}", name, (_swagger_ui() / name).read_bytes())
         _add(router, "/docs", "docs.html", (_HERE / "docs.html").read_bytes(), _DOCS_POLICY)
+        _add(router, PAGE, "problems.html", _problems())
         _add(router, "/openapi.json", "openapi.json", openapi.document())
 
 
@@ -59,6 +68,28 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
             answer(request, content, content_type=kind)
 
     router.add_page("page", rule, page)
+
+
+def _problems() -> bytes:
+    """Return the page of problems, with a section for each kind under its code."""
+    template = (_HERE / "problems.html").read_text(encoding="utf-8")
+    sections = "\n".join(_section(kind) for kind in Kind)
+    return template.replace("<!-- a section for each kind -->", sections).encode()
+
+
+def _section(kind: Kind) -> str:
+    phrase = HTTPStatus(kind.status).phrase
+    return (
+        f'<section id="{kind.code}">\n'
+        f'<h2><a href="#{kind.code}">{kind.code}</a></h2>\n'
+        f'<p class="muted">{kind.status} {phrase}</p>\n'
+        f"<p>{_marked_up(kind.meaning)} {_marked_up(kind.remedy)}</p>\n"
+        "</section>"
+    )
+
+
+def _marked_up(text: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def _swagger_ui() -> Path:

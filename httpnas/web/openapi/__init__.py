@@ -1,7 +1,7 @@
-"""``/openapi.json``: what can be asked of the daemon and what it answers, as OpenAPI 3.1.
+"""``/openapi.json``: the requests that the daemon takes and its answers, as OpenAPI 3.1.
 
-Written in Python, as most answers are those of many operations: what is said once here stands once
-in the document too, below ``components``, and everything else refers to it by name.
+It is written in Python because many operations share the same answers. What is said once here is
+said once in the document too, below ``components``; everything else refers to it by name.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 
 from httpnas import __version__
+from httpnas.web.kinds import PAGE
 from httpnas.web.openapi.answers import RESPONSES, json_of
 from httpnas.web.openapi.fields import HEADERS, PARAMETERS
 from httpnas.web.openapi.schemas import (
@@ -62,8 +63,8 @@ def _operation(
     """Return an operation.
 
     :param identity: its name for programs.
-    :param answers: of :data:`RESPONSES` by status, besides :data:`_ALWAYS`.
-    :param parameters: of :data:`PARAMETERS`, besides those of its path.
+    :param answers: names in :data:`RESPONSES` by status, in addition to :data:`_ALWAYS`.
+    :param parameters: names in :data:`PARAMETERS`, in addition to those of its path.
     """
     every = sorted({**_ALWAYS, **answers}.items())
     return {
@@ -80,7 +81,7 @@ def _head(get: Json) -> Json:
     ranges = [ref_to("parameters", name) for name in ("Range", "IfRange")]
     return {
         "operationId": f"{get['operationId']}Head",
-        "summary": "The headers of what GET answers",
+        "summary": "The headers that GET would send",
         "parameters": [parameter for parameter in get["parameters"] if parameter not in ranges],
         "responses": {
             status: answer
@@ -91,16 +92,16 @@ def _head(get: Json) -> Json:
 
 
 def _path(tag: str, *parameters: str, **operations: Json) -> Json:
-    """Return what can be asked of a path; HEAD goes with GET.
+    """Return the operations of a path; HEAD comes with GET.
 
-    :param parameters: of all its operations.
+    :param parameters: those that all its operations have.
     """
     if "get" in operations:
         operations["head"] = _head(operations["get"])
         operations.setdefault("options", _options(operations["get"]["operationId"] + "Options"))
     every = [ref_to("parameters", name) for name in parameters]
     trace = [ref_to("parameters", name) for name in ("RequestID", "Traceparent")]
-    # The page shows operations and parameters in this order: what people come for stands first.
+    # The page shows operations and parameters in this order: the important ones come first.
     return {
         method: {
             "tags": [tag],
@@ -114,7 +115,7 @@ def _path(tag: str, *parameters: str, **operations: Json) -> Json:
 
 def _options(identity: str) -> Json:
     answers = {204: "Methods", 503: "Busy"}
-    return _operation(identity, "The methods that can be used here", answers)
+    return _operation(identity, "The methods of this path", answers)
 
 
 def _page(identity: str, summary: str, answer: str = "Page") -> Json:
@@ -127,7 +128,7 @@ _FILE: Json = {
     "/file": _path(
         "file",
         get=_operation(
-            "checkStorage", "Can the storage be written to?", {200: "Done", 503: "Busy"}
+            "checkStorage", "Can the storage be written to?", {200: "Done", 503: "NotWritable"}
         ),
         options=_options("checkOptions"),
     ),
@@ -138,7 +139,7 @@ _FILE: Json = {
             "List the root",
             {**_READING, 200: "Listed"},
             *_SHARE,
-            description="As text, JSON or HTML, whichever `Accept` would rather have."
+            description="As text, JSON or HTML, whichever `Accept` prefers."
             + curl_lines(
                 f"curl {HERE}/file/",
                 f"curl -H 'Accept: application/json' '{HERE}/file/?sort=size&order=desc&limit=9'",
@@ -165,9 +166,9 @@ _FILE: Json = {
             *_CONDITIONS,
             "WantReprDigest",
             *_SHARE,
-            description="What is sent is the version that was opened, whatever happens to the name "
-            "meanwhile. Ranges, conditions and digests are about a file, the query is about a "
-            "folder."
+            description="The download has the version of the file at its start, whatever happens "
+            "to the name meanwhile. Ranges, conditions and digests apply to a file; the query applies "
+            "to a folder."
             + curl_lines(
                 f"curl {HERE}/file/demo/numbers.txt",
                 f"curl -r 0-3 {HERE}/file/demo/numbers.txt",
@@ -181,8 +182,8 @@ _FILE: Json = {
             *_CHANGE,
             *_DIGESTS,
             "Expect",
-            description="The folders on the way are made. Until all has come the old content is "
-            "served; what ends early changes nothing."
+            description="Missing folders are created. The old content is served until the whole "
+            "body has arrived; a body that ends early changes nothing."
             + curl_lines(
                 f"seq 1 5 | curl -X POST -T - {HERE}/file/demo/numbers.txt",
                 f"curl -X POST -H 'If-None-Match: *' -d mine {HERE}/file/demo/claim",
@@ -204,8 +205,8 @@ _FILE: Json = {
             "IdempotencyKey",
             *_DIGESTS,
             "Expect",
-            description="The body lands at the end, whole and in one piece or not at all, however "
-            "many clients append."
+            description="The body is added to the end of the file, in one piece or not at all, "
+            "however many clients append at the same time."
             + curl_lines(
                 f"echo 6 | curl -T - {HERE}/file/demo/numbers.txt",
                 f"echo 7 | curl -T - -H 'Idempotency-Key: task-7' {HERE}/file/demo/numbers.txt",
@@ -213,8 +214,8 @@ _FILE: Json = {
                 f'  -d \'{{"path": "archive/numbers.txt"}}\' {HERE}/file/demo/numbers.txt',
             ),
             requestBody={
-                "description": "Any bytes, of any type but `application/json`: to append JSON, "
-                "call it `application/x-ndjson`.",
+                "description": "Any bytes, of any type but `application/json`. To append JSON, "
+                "send it as `application/x-ndjson`.",
                 "content": {
                     "text/plain": {"schema": TEXT, "example": "6\n"},
                     **_OCTETS,
@@ -224,7 +225,7 @@ _FILE: Json = {
         ),
         delete=_operation(
             "delete",
-            "Remove a file, or a folder with all in it",
+            "Remove a file, or a folder with everything in it",
             {**_CHANGING, **_VERB, 200: "Done"},
             *_CHANGE,
             description=curl_lines(f"curl -X DELETE {HERE}/file/demo").strip(),
@@ -238,8 +239,8 @@ _FILE: Json = {
             "countLines",
             "Count the lines of a file",
             {**_READING, 200: "Lines", 409: "Conflict"},
-            description="The newlines, as `wc -l` counts. A file of the name `wc` is reached as "
-            "`demo%2Fwc`." + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
+            description="The number of newlines, as `wc -l` counts them. The path of a file "
+            "called `wc` is `demo%2Fwc`." + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
         ),
         options=_options("countOptions"),
     ),
@@ -253,7 +254,7 @@ _FILE: Json = {
             *_CHANGE,
             "Expect",
             description="A file at the new name is replaced, a folder is not. `If-None-Match: *` "
-            "is about the new name, the other conditions are about the old one."
+            "applies to the new name, the other conditions to the old one."
             + curl_lines(
                 'curl -X PUT -d \'{"path": "archive/numbers.txt"}\' \\',
                 f"  {HERE}/file/demo/numbers.txt/mv",
@@ -273,8 +274,8 @@ _FILES: Json = {
             {**_RECEIVING, 202: "FormStored", 415: "NotAForm"},
             *_CHANGE,
             "Expect",
-            description="The files that had come whole are kept when the form breaks off: `stored` "
-            "in the problem has their names. HTML is answered when `Accept` would rather have it."
+            description="If the form breaks off, the files that arrived whole are kept: `stored` "
+            "in the problem lists their names. The answer is HTML if `Accept` prefers it."
             + curl_lines(f"curl -F file=@numbers.txt {HERE}/files/"),
             requestBody=_FORM,
         ),
@@ -285,7 +286,7 @@ _FILES: Json = {
         "FormName",
         get=_operation(
             "save",
-            "Download a file, to be saved",
+            "Download a file, to save it",
             {
                 **_SENDING,
                 200: "Attachment",
@@ -305,7 +306,7 @@ _FILES: Json = {
             {**_RECEIVING, 202: "FormStored", 415: "NotAForm"},
             *_CHANGE,
             "Expect",
-            description="As in the root; the folder is made when there is none."
+            description="As in the root; the folder is created if it is missing."
             + curl_lines(f"curl -F file=@numbers.txt {HERE}/files/demo"),
             requestBody=_FORM,
         ),
@@ -321,10 +322,10 @@ _OPERATIONS: Json = {
         "operations",
         get=_operation(
             "ready",
-            "May requests come?",
+            "Is the daemon ready for requests?",
             {200: "Ready", 503: "NotReady"},
-            description="Not while the daemon is stopping, the storage fails or can not be written "
-            "to, or less than `--headroom` is free.",
+            description="It is not ready while it is stopping, while the storage fails or cannot "
+            "be written to, or while fewer bytes than `--headroom` are free.",
         ),
     ),
     "/metrics": _path(
@@ -334,7 +335,7 @@ _OPERATIONS: Json = {
         "operations",
         get=_operation(
             "transfers",
-            "Transfers that run, and the latest that have ended",
+            "The transfers that run, and the latest that ended",
             {200: "Transfers"},
             "Latest",
             description=curl_lines(f"curl '{HERE}/transfers?limit=10'").strip(),
@@ -343,13 +344,14 @@ _OPERATIONS: Json = {
 }
 
 _PAGES: Json = {
-    "/": _page("home", "What is stored, for people"),
+    "/": _page("home", "The stored files, for people"),
     "/docs": _page("docs", "This document, for people"),
+    PAGE: _page("problems", "The causes of refusals, for people"),
     "/openapi.json": _page("openapi", "This document", "Document"),
 }
 
 _ABOUT = f"""\
-Files lie below one folder, the *root*, and are read and written by plain HTTP:
+All files are below one folder, the *root*. They are read and written with plain HTTP:
 
 ```sh
 seq 1 5 | curl -X POST -T - {HERE}/file/demo/numbers.txt   # create or replace
@@ -359,37 +361,38 @@ curl {HERE}/file/demo/                                     # list
 curl -X DELETE {HERE}/file/demo                            # remove
 ```
 
-Two doors lead to the same files. At `/file`, the body of a request is the file. At `/files`, forms
-bring files and browsers save them. There is no authentication.
+Two doors lead to the same files. At `/file`, the body of a request is the file. At `/files`, files
+are uploaded with forms, and browsers save downloads. There is no authentication.
 
-**A change** is true when it is answered with 200 or 202: it is on stable storage, unless the daemon
-runs with `--durability none`. A file appears whole or not at all.
+**A change** that was answered with 200 or 202 is on stable storage, unless the daemon runs with
+`--durability none`. A file appears whole or not at all.
 
-**A refusal** is a problem document (RFC 9457); its `detail` says what to do. A method that a path
-does not have is refused with 405, a path that is not here with 404.
+**A refusal** is a problem document (RFC 9457). Its `type` names the cause, for programs;
+[/docs/problems](/docs/problems) explains each. Its `detail` tells people what to do. A method that
+the path does not take is refused with 405, a path that does not exist with 404.
 
-**Every answer** has an `X-Request-ID`, which is what the daemon's log calls the request.
+**Every answer** has an `X-Request-ID`. The daemon's log has the same identifier.
 
-*Try it out*, below, is about the real files of this daemon.
+*Try it out*, below, changes the real files of this daemon.
 """
 
 
 def document() -> bytes:
-    """Return the document."""
+    """Return the document, as JSON."""
     members = {
         "openapi": "3.1.0",
         "info": {
             "title": "httpnas",
             "version": __version__,
-            "summary": "Network-attached storage over plain HTTP, for those who have only curl",
+            "summary": "Network-attached storage over plain HTTP, for clients that have only curl",
             "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/", "description": "The daemon that this comes from"}],
+        "servers": [{"url": "/", "description": "The daemon that serves this document"}],
         "tags": [
             {"name": "file", "description": "POST creates or replaces, PUT appends or moves."},
-            {"name": "files", "description": "Forms and downloads, as simple-fs has them."},
-            {"name": "operations", "description": "About the daemon, for those who run it."},
+            {"name": "files", "description": "Forms and downloads, compatible with simple-fs."},
+            {"name": "operations", "description": "About the daemon, for its operators."},
             {"name": "pages", "description": "For people."},
         ],
         "paths": {**_FILE, **_FILES, **_OPERATIONS, **_PAGES},

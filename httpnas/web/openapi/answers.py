@@ -1,7 +1,10 @@
-"""Answers, each of them given by many operations."""
+"""The answers, which many operations share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from httpnas.web.kinds import Kind
 from httpnas.web.openapi.fields import HEADERS
 from httpnas.web.openapi.schemas import TEXT, Json, object_of, ref_to, schema_of
 
@@ -9,17 +12,26 @@ from httpnas.web.openapi.schemas import TEXT, Json, object_of, ref_to, schema_of
 def _answer(description: str, content: Json | None = None, *headers: str) -> Json:
     """Return an answer.
 
-    :param content: schemas and examples by media type, None for no body at all.
-    :param headers: of :data:`HEADERS`, besides the one that every answer has.
+    :param content: schemas and examples by media type; None if there is no body.
+    :param headers: names in :data:`HEADERS`, in addition to the one that every answer has.
     """
     fields = {HEADERS[name][0]: ref_to("headers", name) for name in ("RequestID", *headers)}
     body = {} if content is None else {"content": content}
     return {"description": description, "headers": fields, **body}
 
 
-def _problem(description: str, *headers: str, schema: str = "Problem") -> Json:
-    content = {"application/problem+json": {"schema": schema_of(schema)}}
-    return _answer(description, content, *headers)
+def _of(status: int, *without: Kind) -> list[Kind]:
+    """Return the kinds of problems that have *status*."""
+    return [kind for kind in Kind if kind.status == status and kind not in without]
+
+
+def _problem(
+    kinds: Sequence[Kind], description: str, *headers: str, schema: str = "Problem"
+) -> Json:
+    """Return a refusal, whose ``type`` is that of one of *kinds*."""
+    types = {"type": {"enum": [kind.type for kind in kinds]}}
+    narrowed = {"allOf": [schema_of(schema)], "properties": types}
+    return _answer(description, {"application/problem+json": {"schema": narrowed}}, *headers)
 
 
 def json_of(schema: Json) -> Json:
@@ -33,18 +45,18 @@ def _is(word: str) -> Json:
 _DONE: Json = {"text/plain": {"schema": {"const": "OK"}}}
 _PLAIN: Json = {"text/plain": {"schema": TEXT}}
 _HTML: Json = {"text/html": {"schema": TEXT}}
-_BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of whatever type."}}}
+_BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of any type."}}}
 _OF_A_FILE = ("ETag", "Changed", "Ranges", "NoSniff", "Policy")
 _OF_A_PART = (*_OF_A_FILE, "Part", "Digest")
 _OF_A_PAGE = ("ETag", "NoCache", "NoSniff", "Policy", "Referrer")
 
-_PART = "The bytes that were asked for; several ranges come as `multipart/byteranges`."
+_PART = "The requested bytes; several ranges are sent as `multipart/byteranges`."
 
 RESPONSES: Json = {
-    "Done": _answer("It is done.", _DONE),
-    "Methods": _answer("What can be done here.", None, "Allow"),
+    "Done": _answer("Done.", _DONE),
+    "Methods": _answer("`Allow` lists the methods of this path.", None, "Allow"),
     "Listed": _answer(
-        "The folder; as text, one name a line.",
+        "The folder. As text, it has one name per line.",
         {
             "text/plain": {"schema": TEXT, "example": "done\nnumbers.txt\n"},
             **json_of(schema_of("Listing")),
@@ -55,8 +67,8 @@ RESPONSES: Json = {
         "Policy",
     ),
     "FileOrListing": _answer(
-        "The file, with the type that its extension stands for (none when nobody knows it), or "
-        "the folder in one of three forms.",
+        "The file, with the media type of its extension (none if the extension is unknown); or "
+        "the folder, in one of three forms.",
         {
             "text/plain": {
                 "schema": TEXT,
@@ -69,7 +81,7 @@ RESPONSES: Json = {
                 {
                     "anyOf": [
                         schema_of("Listing"),
-                        {"title": "File", "description": "Any that is JSON."},
+                        {"title": "File", "description": "Any JSON file."},
                     ]
                 }
             ),
@@ -85,12 +97,14 @@ RESPONSES: Json = {
         "Policy",
     ),
     "Part": _answer(_PART, _BYTES, *_OF_A_PART),
-    "NotModified": _answer("The client has this version.", None, *_OF_A_FILE),
+    "NotModified": _answer("The client has this version already.", None, *_OF_A_FILE),
     "Attachment": _answer("The file.", _BYTES, *_OF_A_FILE, "Digest", "Attached"),
     "AttachmentPart": _answer(_PART, _BYTES, *_OF_A_PART, "Attached"),
-    "AttachmentNotModified": _answer("The client has this version.", None, *_OF_A_FILE, "Attached"),
+    "AttachmentNotModified": _answer(
+        "The client has this version already.", None, *_OF_A_FILE, "Attached"
+    ),
     "IntoFolder": _answer(
-        "A folder, asked for as HTML, whose path has no slash at its end.",
+        "The folder was requested as HTML, but its path does not end in a slash.",
         _PLAIN,
         "Location",
         "Vary",
@@ -99,17 +113,19 @@ RESPONSES: Json = {
         "The number of newlines.",
         {"text/plain": {"schema": {"type": "string", "pattern": "^[0-9]+$"}, "example": "5"}},
     ),
-    "Stored": _answer("The file has this content, and this version.", _DONE, "ETag"),
-    "AppendedOrMoved": _answer("It is appended, or moved.", _DONE, "NewETag", "NewLength"),
+    "Stored": _answer("The file has this content now. `ETag` is its version.", _DONE, "ETag"),
+    "AppendedOrMoved": _answer(
+        "The body was appended, or the file was moved.", _DONE, "NewETag", "NewLength"
+    ),
     "FormStored": _answer(
-        "The files are stored; 202 is what simple-fs gives.",
+        "The files are stored. The status is 202 because simple-fs answers so.",
         {**json_of(schema_of("Message")), **_HTML},
         "PagePolicy",
     ),
-    "Alive": _answer("The daemon lives, whatever has become of its storage.", _is("alive")),
-    "Ready": _answer("Requests may come.", _is("ready")),
+    "Alive": _answer("The daemon is alive, whatever the state of its storage.", _is("alive")),
+    "Ready": _answer("The daemon is ready.", _is("ready")),
     "Metrics": _answer(
-        "What has been counted and measured.",
+        "The metrics.",
         {
             "text/plain": {
                 "schema": TEXT,
@@ -119,61 +135,79 @@ RESPONSES: Json = {
         },
     ),
     "Transfers": _answer(
-        "What runs, and what has ended.", json_of(schema_of("Transfers")), "NoStore"
+        "The transfers that run, and those that ended.", json_of(schema_of("Transfers")), "NoStore"
     ),
     "Page": _answer("The page.", _HTML, *_OF_A_PAGE),
     "Document": _answer(
-        "What you are reading.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
+        "This document.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
     ),
-    "PageNotModified": _answer("The client has it.", None, *_OF_A_PAGE),
+    "PageNotModified": _answer("The client has it already.", None, *_OF_A_PAGE),
     # Refusals
     "BadRequest": _problem(
-        "It can not be understood: a bad name, query or field, a digest that does not match, JSON "
-        "that is not a move, a form that is broken, what is not HTTP."
+        _of(400),
+        "The request cannot be understood: the name, the query or a header is wrong, a digest does "
+        "not match, the JSON is not a move, the form is broken, or it is not HTTP.",
     ),
     "Forbidden": _problem(
-        "The daemon's own folder or the root is not to be changed, or the storage's permissions "
-        "forbid it, or a page of another site asks for a change."
+        _of(403),
+        "The request would change the daemon's own folder or the root, or the permissions of the "
+        "storage forbid it, or it comes from a page of another site.",
     ),
-    "NotFound": _problem("There is nothing, or a link, or a special file."),
+    "NotFound": _problem(_of(404), "There is nothing at this name, or a link or a special file."),
     "MethodNotAllowed": _problem(
-        "A name that ends in `/wc` or `/mv` takes other methods.", "Allow"
+        _of(405), "A name that ends in `/wc` or `/mv` takes other methods.", "Allow"
     ),
-    "Timeout": _problem("The headers or the body did not move on."),
-    "Conflict": _problem("A folder stands where a file is needed, or the other way round."),
+    "Timeout": _problem(_of(408), "The headers or the body made no progress for too long."),
+    "Conflict": _problem(
+        _of(409, Kind.WRONG_OFFSET),
+        "There is a folder where a file is needed, or the other way round.",
+    ),
     "AppendConflict": _problem(
-        "The file has another length than expected; or a folder stands where a file is needed, or "
-        "the other way round.",
+        _of(409),
+        "The file does not have the expected length; or there is a folder where a file is needed, "
+        "or the other way round.",
         "TrueLength",
     ),
-    "ConditionFailed": _problem("A condition does not hold."),
+    "ConditionFailed": _problem(_of(412), "A condition does not hold."),
     "TooLarge": _problem(
-        "The body is larger than the daemon (`--max-upload`) or the file system takes."
+        _of(413), "The body is larger than the daemon (`--max-upload`) or the file system accepts."
     ),
     "TargetTooLong": _problem(
-        "The request line has more than 8,192 bytes, or the name more than 4,096."
+        _of(414), "The request line has more than 8,192 bytes, or the name more than 4,096."
     ),
     "Encoded": _problem(
-        "The body has a `Content-Encoding`; bodies are stored as they come.", "Uncoded"
+        _of(415, Kind.NOT_A_FORM),
+        "The body has a `Content-Encoding`; bodies are stored as they are.",
+        "Uncoded",
     ),
     "NotAForm": _problem(
-        "The body is no form, or has a `Content-Encoding`.", "FormOnly", "Uncoded"
+        _of(415), "The body is not a form, or has a `Content-Encoding`.", "FormOnly", "Uncoded"
     ),
     "NoSuchRange": _problem(
-        "No range has a byte in the file.", "Whole", "Ranges", "NoSniff", "Policy"
+        _of(416), "No range has a byte in the file.", "Whole", "Ranges", "NoSniff", "Policy"
     ),
-    "NotExpected": _problem("`Expect` has something else than `100-continue`."),
-    "OtherHost": _problem("The daemon does not go by the name in `Host` (`--hosts`)."),
-    "HeadersTooLarge": _problem("The headers have more than 100 lines or 16,384 bytes."),
-    "Failed": _problem("The daemon or its storage failed; the log tells how."),
+    "NotExpected": _problem(_of(417), "`Expect` asks for something else than `100-continue`."),
+    "OtherHost": _problem(
+        _of(421), "The daemon does not answer to the name in `Host` (`--hosts`)."
+    ),
+    "HeadersTooLarge": _problem(_of(431), "The headers have more than 100 lines or 16,384 bytes."),
+    "Failed": _problem(_of(500), "The daemon or its storage failed; the log says how."),
     "NotImplemented": _problem(
-        "The method is in small letters, or `Transfer-Encoding` is not `chunked`."
+        _of(501), "The method is in small letters, or `Transfer-Encoding` is not `chunked`."
     ),
     "Busy": _problem(
-        "The storage does not answer as it should, others change the name without pause, or the "
+        _of(503, Kind.NOT_READY, Kind.NOT_WRITABLE),
+        "The storage does not answer as it should, other clients keep changing the name, or the "
         "daemon is stopping.",
         "RetryAfter",
     ),
-    "NotReady": _problem("Requests had better not come.", "RetryAfter", schema="NotReady"),
-    "Full": _problem("There is not enough space left."),
+    "NotWritable": _problem(
+        _of(503, Kind.NOT_READY, Kind.CONTENDED, Kind.OUT_OF_DESCRIPTORS),
+        "The storage cannot be written to, or the daemon is stopping.",
+        "RetryAfter",
+    ),
+    "NotReady": _problem(
+        [Kind.NOT_READY], "Send no requests here for now.", "RetryAfter", schema="NotReady"
+    ),
+    "Full": _problem(_of(507), "There is not enough space left."),
 }

@@ -1,8 +1,10 @@
-"""What bodies and headers of the API are made of, and the words of which all of it is made."""
+"""The schemas of bodies and headers, and the helpers that the other modules are written with."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from httpnas.web.kinds import Kind
 
 Json = dict[str, Any]
 
@@ -41,27 +43,34 @@ def curl_lines(*lines: str) -> str:
 SCHEMAS: Json = {
     "Problem": object_of(
         {
-            "type": {"const": "about:blank", "description": "The status tells the kind."},
-            "title": {"type": "string", "description": "The status in words."},
+            "type": {
+                "enum": [kind.type for kind in Kind],
+                "description": "The cause, for programs. What each means is at `/docs/problems`.",
+            },
+            "title": {"type": "string", "description": "The name of the status."},
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "detail": {"type": "string", "minLength": 1, "description": "For people."},
+            "detail": {
+                "type": "string",
+                "minLength": 1,
+                "description": "What to do about it, for people.",
+            },
             "instance": {
                 "type": "string",
                 "pattern": f"^#{IDENTITY}$",
-                "description": "`#` and the `X-Request-ID` of the answer, which is in the log.",
+                "description": "`#` and the `X-Request-ID` of the answer, also in the log.",
             },
         },
         {
             "stored": {
                 "type": "array",
                 "items": TEXT,
-                "description": "Of a form at `/files` only: which of its files are stored.",
+                "description": "The files of a form that were stored; only at `/files`.",
             },
         },
-        description="What is wrong and what to do about it (RFC 9457).",
+        description="What is wrong, and what to do about it (RFC 9457).",
         examples=[
             {
-                "type": "about:blank",
+                "type": Kind.IS_FOLDER.type,
                 "title": "Conflict",
                 "status": 409,
                 "detail": "This name is a folder, not a file.",
@@ -74,7 +83,7 @@ SCHEMAS: Json = {
         allOf=[schema_of("Problem")],
         examples=[
             {
-                "type": "about:blank",
+                "type": Kind.NOT_READY.type,
                 "title": "Service Unavailable",
                 "status": 503,
                 "detail": "The daemon is stopping.",
@@ -85,11 +94,14 @@ SCHEMAS: Json = {
     ),
     "Listing": object_of(
         {
-            "path": {"type": "string", "description": "The folder's name; empty for the root."},
+            "path": {
+                "type": "string",
+                "description": "The path of the folder; empty for the root.",
+            },
             "entries": {"type": "array", "items": schema_of("Entry")},
             "next": {
                 "type": ["string", "null"],
-                "description": "The `after` of the next page; null when this is the last one.",
+                "description": "The `after` of the next page; null on the last page.",
             },
         },
         additionalProperties=False,
@@ -158,7 +170,7 @@ SCHEMAS: Json = {
                 "type": "array",
                 "items": BINARY,
                 "minItems": 1,
-                "description": "The files, each with its name. The field may have any name.",
+                "description": "The files, each with its file name. The field may have any name.",
             }
         }
     ),
@@ -186,10 +198,16 @@ SCHEMAS: Json = {
             "name": {"type": "string", "pattern": "^/"},
             "since": {"type": "string", "format": "date-time"},
             "seconds": {"type": "number", "minimum": 0},
-            "bytes": {**COUNT, "description": "Of content, so far."},
+            "bytes": {**COUNT, "description": "Bytes of content so far."},
             "bytes_per_second": COUNT,
         },
-        {"to": {"type": "string", "pattern": "^/", "description": "Of a move only."}},
+        {
+            "to": {
+                "type": "string",
+                "pattern": "^/",
+                "description": "The new path; only for a move.",
+            }
+        },
         examples=[
             {
                 "id": UUID,
@@ -210,7 +228,7 @@ SCHEMAS: Json = {
                 "type": "integer",
                 "minimum": 400,
                 "maximum": 599,
-                "description": "Of an answer that told of no success.",
+                "description": "The status, if the answer was an error.",
             }
         },
         allOf=[schema_of("Transfer")],

@@ -1,4 +1,4 @@
-// The page: brings its parts together.
+// The page: connects its parts.
 
 import { complain } from "./dialogs.js";
 import { chosenFiles, droppedFiles } from "./drops.js";
@@ -25,7 +25,7 @@ async function drop(event) {
       enqueue(file, [...folder, ...path]);
     }
   } catch (error) {
-    complain("Not all that was dropped can be read", error);
+    complain("Some of what was dropped cannot be read", error);
   }
 }
 

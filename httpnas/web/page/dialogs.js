@@ -5,19 +5,19 @@ const status = document.getElementById("status");
 
 let last = Promise.resolve();
 
-/** Say what has happened, without haste. */
+/** Announce *text* in the status line. */
 export function say(text) {
   status.textContent = text;
 }
 
-/** Say what could not be done: *what* was tried, and why it failed. */
+/** Report a failure: *what* was tried, and the error that says why it failed. */
 export function complain(what, error) {
   if (error?.name === "AbortError") return;
   problem.querySelector("p").textContent = `${what}: ${error.message}`;
   problem.hidden = false;
 }
 
-/** Take back what was complained about, as people have gone on. */
+/** Remove the last complaint: the person has gone on. */
 export function forgive() {
   problem.hidden = true;
 }
@@ -29,7 +29,7 @@ problem.querySelector("button").addEventListener("click", forgive);
  * for Escape.
  *
  * @param prepare called before it opens, with its form.
- * @param action called when people agree; while it is refused, the dialog stays and says why.
+ * @param action called when the person agrees; if it fails, the dialog stays open and says why.
  */
 export function show(dialog, prepare, action = () => {}) {
   const closed = last.then(() => open(dialog, prepare, action));

@@ -1,11 +1,11 @@
-// The folder that is shown, a page of it at a time, and what can be done with its entries.
+// The folder on show, one page at a time, and the actions on its entries.
 
 import { complain, forgive, say, show } from "./dialogs.js";
 import { encode, formatSize, formatTime, hashOf, pathOfHash, quoted, split, urlOf } from "./names.js";
 import { Refused, request } from "./server.js";
 
 const PAGE = 200;
-// Milliseconds between two looks at a folder into which many files come.
+// Milliseconds between two refreshes of a folder that receives many files.
 const REFRESH = 1000;
 
 const $ = (id) => document.getElementById(id);
@@ -93,7 +93,7 @@ function paged() {
 function showEntries(entries) {
   keepFocus(() => table.tBodies[0].replaceChildren(...entries.map(row)));
   table.hidden = !entries.length;
-  const nothing = paged() ? "Nothing is left on this page." : "This folder is empty.";
+  const nothing = paged() ? "There is nothing left on this page." : "This folder is empty.";
   showNotice(entries.length ? "" : nothing);
   for (const header of table.querySelectorAll("[data-sort]")) {
     const direction = order === "asc" ? "ascending" : "descending";
@@ -108,9 +108,9 @@ function showEntries(entries) {
 function showRefusal(error) {
   table.hidden = $("pages").hidden = true;
   const missing =
-    "There is no folder of this name. If it is a new one, the first upload into it makes it; if " +
-    "a link led here, the folder has been moved or deleted.";
-  const words = `The folder can not be shown: ${error.message}`;
+    "There is no folder with this name. If it is new, the first upload creates it. If a link " +
+    "led here, the folder has been moved or deleted.";
+  const words = `The folder cannot be shown: ${error.message}`;
   showNotice(error.status === 404 ? missing : words);
   say("");
 }
@@ -207,8 +207,8 @@ function remove(entry, target) {
     dialog.querySelector(".name").textContent = entry.name;
     dialog.querySelector(".what").textContent =
       entry.type === "folder"
-        ? "The folder goes with all that is in it. This can not be undone."
-        : "This can not be undone.";
+        ? "The folder is deleted with everything in it. This cannot be undone."
+        : "This cannot be undone.";
   };
   return show(dialog, prepare, async () => {
     const headers = entry.etag === null ? {} : { "If-Match": entry.etag };
@@ -239,7 +239,7 @@ export async function newFolder() {
 
 function checkedName(name) {
   if (!name.includes("/")) return name;
-  throw new Refused("A name has no slash in it; open or name the folder instead.");
+  throw new Refused("A name cannot contain a slash; open the folder, or name it below.");
 }
 
 async function showDetails(entry, target) {
@@ -257,7 +257,7 @@ async function showDetails(entry, target) {
   part(".count").onclick = () => find(part, ".count", ".lines", lines(target, closed.signal));
   part(".digest").onclick = async () => {
     await find(part, ".digest", ".sha256", sha256(target, closed.signal));
-    // The clipboard is only there for pages that came encrypted or from this machine.
+    // Browsers offer the clipboard only to pages over HTTPS or from this machine.
     part(".copy").hidden = !navigator.clipboard || !part(".digest").hidden;
   };
   part(".copy").onclick = () => navigator.clipboard.writeText(part(".sha256").textContent);
@@ -293,7 +293,7 @@ async function sha256(target, signal) {
   const answer = await request("HEAD", urlOf(target), { headers, signal });
   const field = answer.headers.get("Repr-Digest") ?? "";
   const base64 = /sha-256=:([^:]*):/.exec(field)?.[1];
-  if (!base64) throw new Refused("The server did not tell the digest.");
+  if (!base64) throw new Refused("The server did not send a digest.");
   return Array.from(atob(base64), (c) => c.charCodeAt(0).toString(16).padStart(2, "0")).join("");
 }
 

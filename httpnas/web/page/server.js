@@ -1,6 +1,6 @@
 // Requests to the server, and its refusals in words.
 
-/** What was refused; the message is for people. Without an answer, status is 0. */
+/** A request was refused; the message is for people. The status is 0 if there was no answer. */
 export class Refused extends Error {
   constructor(message, status = 0) {
     super(message);
@@ -8,13 +8,13 @@ export class Refused extends Error {
   }
 }
 
-export const UNREACHABLE = "the server can not be reached. Check the connection, then try again.";
+export const UNREACHABLE = "the server cannot be reached. Check the connection, then try again.";
 
 /** Return the answer to a request; throw Refused if it is an error, or there is none. */
 export async function request(method, url, { headers = {}, body, signal } = {}) {
   let response;
   try {
-    // From the browser's cache, a HEAD could tell of a version that is no more.
+    // From the browser's cache, a HEAD could show a version that no longer exists.
     response = await fetch(url, { method, headers, body, signal, cache: "no-store" });
   } catch (error) {
     throw signal?.aborted ? error : new Refused(UNREACHABLE);
@@ -23,7 +23,7 @@ export async function request(method, url, { headers = {}, body, signal } = {}) 
   return response;
 }
 
-/** Send *file* with progress, which fetch can not tell of. */
+/** Send *file* and report progress, which fetch cannot do. */
 export function upload(url, file, headers, signal, onProgress) {
   return new Promise((resolve, reject) => {
     const xhr = new XMLHttpRequest();
@@ -49,12 +49,12 @@ function refusal(status, text) {
   }
 }
 
-/** Tell a file that can not be read from a lost connection: browsers report both alike. */
+/** Tell an unreadable file from a lost connection: browsers report both alike. */
 async function cause(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
   } catch {
-    return new Refused("the file can not be read, or has changed meanwhile.", -1);
+    return new Refused("the file cannot be read, or has changed meanwhile.", -1);
   }
   return new Refused(UNREACHABLE);
 }

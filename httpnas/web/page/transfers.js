@@ -1,4 +1,4 @@
-// What goes over the server's wires at this moment, and what has lately.
+// The transfers that run now, and those that ended lately.
 
 import { formatSeconds, formatSize, formatTime, quoted } from "./names.js";
 import { request } from "./server.js";
@@ -28,7 +28,7 @@ async function look() {
     tables.hidden = false;
     notice.hidden = true;
   } catch (error) {
-    notice.textContent = `The transfers can not be shown: ${error.message}`;
+    notice.textContent = `The transfers cannot be shown: ${error.message}`;
     notice.hidden = false;
     tables.hidden = true;
   }

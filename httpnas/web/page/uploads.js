@@ -1,15 +1,15 @@
-// Uploads: a queue, of which some are under way at a time, and a row for each.
+// Uploads: a queue, of which a few run at a time, with a row for each.
 
 import { forgive, say, show } from "./dialogs.js";
 import { formatSeconds, formatSize, quoted, urlOf } from "./names.js";
 import { request, upload as send } from "./server.js";
 
 const AT_ONCE = 3;
-// What waits beyond these many rows gets its row when its turn comes; and those that went well
-// leave, so that a folder of a hundred thousand files does not fill the page.
+// At most this many waiting uploads have rows; the others get theirs when they start. Rows of
+// finished uploads are removed, so that a folder of a hundred thousand files does not fill the page.
 const ROWS = 100;
 const DONE_ROWS = 20;
-// Milliseconds between two looks at how far an upload is, and how many make its speed.
+// Milliseconds between two samples of an upload's progress, and how many samples make its speed.
 const TICK = 500;
 const TICKS = 10;
 
@@ -25,9 +25,9 @@ let waiting = [];
 const running = new Set();
 let paused = false;
 let done = 0;
-// "replace" or "keep", once somebody has said so for all that follow.
+// "replace" or "keep", once the person has chosen that for all that follow.
 let standing = null;
-// Settles when all who asked whether to replace have been told.
+// Settles when every question whether to replace has been answered.
 let asking = Promise.resolve();
 let whenStored = () => {};
 
@@ -82,7 +82,7 @@ class Upload {
     const speed = (this.loaded - first.loaded) / ((now - first.now) / 1000 || 1);
     const size = formatSize(this.file.size);
     let words = `${formatSize(this.loaded)} of ${size}`;
-    if (this.loaded >= this.file.size) words = `${size} sent, being stored`;
+    if (this.loaded >= this.file.size) words = `${size} sent, storing`;
     else if (speed > 0) {
       const left = formatSeconds((this.file.size - this.loaded) / speed);
       words += `, ${formatSize(speed)}/s, ${left} left`;
@@ -157,7 +157,7 @@ async function etagOf(upload) {
     return answer.headers.get("ETag");
   } catch (error) {
     if (!error.status) throw error;
-    // Why a name is refused, the answer to the upload tells in words: HEAD has no body.
+    // HEAD has no body: the answer to the upload will say why the name is refused.
     return null;
   }
 }
@@ -185,9 +185,9 @@ function failed(upload, error) {
     upload.become("cancelled", "cancelled");
     return;
   }
-  // Without a server, all that waits would fail at once.
+  // Without a server, everything in the queue would fail at once.
   if (error.status === 0) paused = true;
-  const faster = error.status === 412 ? "somebody else was faster. " : "";
+  const faster = error.status === 412 ? "somebody else changed it first. " : "";
   upload.become("failed", `not uploaded: ${faster}${error.message}`);
   say(`Could not upload ${quoted(upload.name)}: ${faster}${error.message}`);
 }

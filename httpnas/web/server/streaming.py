@@ -44,7 +44,7 @@ from zope.interface import directlyProvides, provider
 from httpnas.fields.names import path_of
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web import problems
-from httpnas.web.problems import Problem
+from httpnas.web.problems import Kind, Problem
 from httpnas.web.server.body import Body, BodyCutShort, BodyTooSlow
 from httpnas.web.server.head import (
     Head,
@@ -290,7 +290,7 @@ class StreamingRequest(server.Request):
         if self.handled is None or self.handled.called:
             return
         self.given_up = True
-        problem = problems.busy("The storage does not answer. Try again soon.")
+        problem = problems.busy(Kind.of_status(503), "The storage does not answer. Try again soon.")
         if not self.body.ended:
             self.body.fail(problem)
         if not self.handled.called:
@@ -504,7 +504,7 @@ class StreamingChannel(http.HTTPChannel):
                 "refused {id} with {status}: {detail}", id=identity, status=status, detail=detail
             )
         if not started:
-            body = problems.document(Problem(status, detail), identity)
+            body = problems.document(Problem(Kind.of_status(status), detail), identity)
             self.transport.writeSequence(
                 [
                     b"HTTP/1.1 %d %s\r\n" % (status, problems.phrase(status)),
