@@ -26,7 +26,7 @@ from httpnas.options import Options, give_up
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
 from httpnas.transfer.disk import Disk
-from httpnas.web.access_log import log_request
+from httpnas.web.application import NasApplication
 from httpnas.web.doors.file import FileDoor
 from httpnas.web.doors.files import FilesDoor
 from httpnas.web.doors.operations import Operations
@@ -35,7 +35,8 @@ from httpnas.web.exchange import Exchange
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.streaming import Limits, StreamingSite
+from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.site import StreamingSite
 
 __all__ = ["Options", "makeService"]
 
@@ -69,11 +70,10 @@ def make_site(
     Operations(exchange, metrics, options["headroom"]).mount(router)
     Pages().mount(router)
 
-    def ended(request: Request) -> None:
-        log_request(request)
-        metrics.request_ended(request)
-
-    return StreamingSite(router.resource(), Request, reactor, limits, exchange.watchdog, ended)
+    application = NasApplication(metrics)
+    return StreamingSite(
+        router.resource(), Request, reactor, limits, exchange.watchdog, application
+    )
 
 
 class Daemon(Service):

@@ -17,6 +17,7 @@ from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Sender, So
 from httpnas.web.exchange import Exchange, conditions_of, entity_tag, modified
 from httpnas.web.problems import Problem
 from httpnas.web.request import Request
+from httpnas.web.server.request import Ending
 
 #: A table of our own: the machine's would make answers depend on where the daemon runs.
 _TYPES = mimetypes.MimeTypes()
@@ -148,6 +149,6 @@ async def send(exchange: Exchange, request: Request, source: Source) -> None:
         await Sender(exchange.disk).beginFileTransfer(source, request)
     except ConsumerGone:
         # The connection may still be on its way to the end, and this must not look like an answer.
-        request.abort("client gone" if request.ended_by == "answered" else request.ended_by)
+        request.abort(Ending.CLIENT_GONE if request.ending is Ending.ANSWERED else request.ending)
         raise
     request.finish()

@@ -26,7 +26,7 @@ from httpnas.storage.store import Step
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.web.request import Request
-from httpnas.web.server.streaming import StreamingSite
+from httpnas.web.server.request import Site
 from httpnas.web.trace import VERBS, Trace
 
 #: Seconds, from an answer out of memory to a transfer of a quarter of an hour.
@@ -186,14 +186,14 @@ class Metrics:
         series.sent.inc(sent - seen[1])
         self._seen[request] = (received, sent)
 
-    def look(self, site: StreamingSite, disk: Disk, trace: Trace, space: Space | None) -> None:
+    def look(self, site: Site, disk: Disk, trace: Trace, space: Space | None) -> None:
         """Take down how things are at this moment.
 
         :param space: of the storage, None when it does not say.
         """
         for request in site.running():
             self._count_bytes(request, self._series_of(request))
-        self._connections.set(len(site.channels))
+        self._connections.set(site.connections)
         self._draining.set(site.draining)
         running = trace.running()
         for verb in VERBS:

@@ -17,7 +17,9 @@ from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
 from httpnas.web.multipart import BadForm
+from httpnas.web.server.application import GivenUp
 from httpnas.web.server.body import BodyTooLarge, BodyTooSlow
+from httpnas.web.server.request import Ending
 
 if TYPE_CHECKING:
     from httpnas.web.request import Request
@@ -63,6 +65,7 @@ _TABLE: tuple[tuple[type[Exception], int, str], ...] = (
     (BadForm, 400, "{error}"),
     (BodyTooSlow, 408, "The body did not move on for too long; send it again."),
     (BodyTooLarge, 413, "The body is larger than the server takes."),
+    (GivenUp, 503, "The storage does not answer. Try again soon."),
     (errors.BadNameForFileSystem, 400, "The file system does not take this name."),
     (errors.NoSuchFile, 404, "There is no such file or folder."),
     (errors.IsFolder, 409, "This name is a folder, not a file."),
@@ -133,7 +136,7 @@ def answer(request: Request, problem: Problem) -> None:
     if request.gone or request.finished:
         return
     if request.startedWriting:
-        request.abort("failed")
+        request.abort(Ending.FAILED)
         return
     for stale in _OF_THE_FILE:
         request.responseHeaders.removeHeader(stale)

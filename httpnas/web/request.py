@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.server.request import StreamingRequest
 
 
 class Request(StreamingRequest):

@@ -14,6 +14,7 @@ from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.problems import problem_of
 from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort, BodyTooSlow
+from httpnas.web.server.request import Ending
 
 VERBS = ("upload", "append", "download", "move", "delete")
 #: Ended transfers that are remembered.
@@ -128,10 +129,11 @@ def _path(name: bytes) -> str:
 
 def _outcome(request: Request, error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, ConsumerGone | BodyCutShort):
-        return ("client gone" if request.ended_by == "answered" else request.ended_by), None
+        gone = Ending.CLIENT_GONE if request.ending is Ending.ANSWERED else request.ending
+        return gone.value, None
     if isinstance(error, BodyTooSlow):
-        return "client too slow", 408
+        return Ending.CLIENT_TOO_SLOW.value, 408
     problem = problem_of(error)
     if problem is None or problem.status == 500:
-        return "failed", 500
-    return "refused", problem.status
+        return Ending.FAILED.value, 500
+    return Ending.REFUSED.value, problem.status
