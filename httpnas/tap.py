@@ -32,7 +32,7 @@ from httpnas.storage.store import Storage
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
-from httpnas.web.access_log import log_request
+from httpnas.web.application import NasApplication
 from httpnas.web.doors.file import FileDoor
 from httpnas.web.doors.files import FilesDoor
 from httpnas.web.doors.operations import Operations
@@ -40,7 +40,8 @@ from httpnas.web.doors.pages import Pages
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.streaming import Limits, StreamingSite
+from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.site import StreamingSite
 
 __all__ = ["Options", "makeService"]
 
@@ -105,11 +106,8 @@ def make_site(
     Operations(disk, watchdog, trace, metrics, headroom).mount(router)
     Pages().mount(router)
 
-    def ended(request: Request) -> None:
-        log_request(request)
-        metrics.request_ended(request)
-
-    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, ended)
+    application = NasApplication(metrics)
+    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application)
 
 
 class Daemon(Service):

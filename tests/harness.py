@@ -26,7 +26,7 @@ from httpnas.storage.store import Storage
 from httpnas.tap import make_engine, make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
-from httpnas.web.server.streaming import Limits
+from httpnas.web.server.deadlines import Limits
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 20.0
@@ -91,7 +91,9 @@ class Nas:
         """Wait until no request is being handled and no connection is open, but kept ones."""
 
         def busy() -> bool:
-            return bool(self.site._handlers) or not all(c.idle for c in self.site.channels)
+            return bool(self.site.handlers.running) or not all(
+                c.deadlines.is_idle for c in self.site.channels
+            )
 
         await self.in_thread(let_daemon_read)
         await self.in_thread(wait_until, lambda: not busy(), "the daemon to come to rest")

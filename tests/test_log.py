@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from httpnas.log import as_json, as_text, observer
-from httpnas.web.server.streaming import Limits
+from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, connect
 
 FIELDS = {

@@ -19,5 +19,5 @@ class DigestMismatch(Refused):
     """The content does not have the digest that was announced for it."""
 
 
-class GivenUp(Refused):
+class NoLongerWanted(Refused):
     """Nobody waits for this change any more: its client was told to try again."""

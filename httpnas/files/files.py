@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IConsumer
 from httpnas.fields.conditions import Conditions
 from httpnas.fields.digests import HASHES
 from httpnas.files.content import DigestCheck, require
-from httpnas.files.errors import AlreadyThere, GivenUp
+from httpnas.files.errors import AlreadyThere, NoLongerWanted
 from httpnas.files.job import Incoming, Job
 from httpnas.files.points import Admit, Commit, Effect, Intent, Tell, Verb, admit_all, tell_nobody
 from httpnas.files.trace import Trace
@@ -303,7 +303,9 @@ class Files:
                     self._storage.move(name, target, check_both, create_only)
                 except NameTaken as error:
                     if create_only:
-                        raise AlreadyThere("A file or folder with the new name exists already.") from error
+                        raise AlreadyThere(
+                            "The new name exists already."
+                        ) from error
                     raise
 
             await self._in_turn(name, rename)
@@ -339,7 +341,7 @@ class Files:
 
         def check(find: Find) -> None:
             if job.given_up:
-                raise GivenUp("The storage did not answer in time.")
+                raise NoLongerWanted("The storage did not answer in time.")
 
             def effect() -> Effect:
                 if verb in (Verb.MOVE, Verb.DELETE):

@@ -36,5 +36,5 @@ def record(request: Request) -> dict[str, Any]:
         "bytes_in": request.body.received,
         "bytes_out": request.sentLength,
         "seconds": round(request.site.reactor.seconds() - request.began, 6),
-        "ended": request.ended_by,
+        "ended": request.ending.value,
     }

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 import json
 
-from httpnas.web.problems import Problem, document, phrase
+from httpnas.web.problems import PROBLEM, Problem, document
 from httpnas.web.request import Request
-
-#: Fields that tell of a file, and must not tell of a problem.
-_OF_THE_FILE = (
-    b"ETag",
-    b"Last-Modified",
-    b"Content-Range",
-    b"Content-Disposition",
-    b"Repr-Digest",
-)
 
 
 def answer(
@@ -42,18 +33,9 @@ def answer_json(request: Request, members: object, status: int = 200) -> None:
 
 def answer_problem(request: Request, problem: Problem) -> None:
     """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
-    if request.gone or request.finished:
-        return
-    if request.startedWriting:
-        request.abort("failed")
-        return
-    for stale in _OF_THE_FILE:
-        request.responseHeaders.removeHeader(stale)
-    body = document(problem, request.id, request.problem_members)
-    request.setResponseCode(problem.status, phrase(problem.status))
-    request.setHeader(b"Content-Type", b"application/problem+json")
-    request.setHeader(b"Content-Length", b"%d" % len(body))
-    for name, value in problem.headers.items():
-        request.setHeader(name.encode(), value.encode())
-    request.write(body)
-    request.finish()
+    request.refuse(
+        problem.status,
+        PROBLEM,
+        document(problem, request.id, request.problem_members),
+        *((name.encode(), value.encode()) for name, value in problem.headers.items()),
+    )

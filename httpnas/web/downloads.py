@@ -93,7 +93,7 @@ async def _to_its_end(request: Request) -> AsyncIterator[None]:
         yield
     except ConsumerGone:
         # The connection may still be on its way to the end, and this must not look like an answer.
-        request.abort("client gone" if request.ended_by == "answered" else request.ended_by)
+        request.abort(request.why_gone)
         raise
     request.finish()
 

@@ -7,6 +7,7 @@ from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.problems import problem_of
 from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort, BodyTooSlow
+from httpnas.web.server.request import Ending
 
 
 class RequestJob:
@@ -38,11 +39,10 @@ class RequestJob:
     def outcome(self, error: BaseException) -> Outcome:
         """Return how the request has ended for its client when *error* has ended it."""
         if isinstance(error, ConsumerGone | BodyCutShort):
-            ended_by = self._request.ended_by
-            return Outcome("client gone" if ended_by == "answered" else ended_by)
+            return Outcome(self._request.why_gone.value)
         if isinstance(error, BodyTooSlow):
-            return Outcome("client too slow", 408)
+            return Outcome(Ending.CLIENT_TOO_SLOW.value, 408)
         problem = problem_of(error)
         if problem is None or problem.status == 500:
-            return Outcome("failed", 500)
-        return Outcome("refused", problem.status)
+            return Outcome(Ending.FAILED.value, 500)
+        return Outcome(Ending.REFUSED.value, problem.status)

@@ -27,7 +27,7 @@ from httpnas.storage.store import Step
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.web.request import Request
-from httpnas.web.server.streaming import StreamingSite
+from httpnas.web.server.request import Site
 
 #: Seconds, from an answer out of memory to a transfer of a quarter of an hour.
 _DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 900.0)
@@ -186,14 +186,14 @@ class Metrics:
         series.sent.inc(sent - seen[1])
         self._seen[request] = (received, sent)
 
-    def sample(self, site: StreamingSite, disk: Disk, trace: Trace, space: Space | None) -> None:
+    def sample(self, site: Site, disk: Disk, trace: Trace, space: Space | None) -> None:
         """Set the gauges to how things are at this moment.
 
         :param space: of the storage, None when it does not say.
         """
         for request in site.running():
             self._count_bytes(request, self._series_of(request))
-        self._connections.set(len(site.channels))
+        self._connections.set(site.connections)
         self._draining.set(site.draining)
         running = trace.running()
         for verb in VERBS:

@@ -13,16 +13,19 @@ from types import MappingProxyType
 from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
-from httpnas.files.errors import AlreadyThere, DigestMismatch, GivenUp, PreconditionFailed
+from httpnas.files.errors import AlreadyThere, DigestMismatch, NoLongerWanted, PreconditionFailed
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
 from httpnas.transfer.sender import SourceEnded
 from httpnas.web.kinds import Kind
 from httpnas.web.multipart import BadForm
+from httpnas.web.server.application import GivenUp
 from httpnas.web.server.body import BodyTooLarge, BodyTooSlow
 
-__all__ = ["Kind", "Problem", "busy", "document", "phrase", "problem_of"]
+__all__ = ["Kind", "Problem", "busy", "document", "problem_of"]
 
+#: The media type of a problem document.
+PROBLEM = b"application/problem+json"
 #: Seconds after which a client may try again, for the header ``Retry-After``.
 RETRY_AFTER = 5
 
@@ -57,7 +60,8 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (DigestMismatch, Kind.DIGEST_MISMATCH, "{error}"),
     (AlreadyThere, Kind.ALREADY_EXISTS, "{error}"),
     (PreconditionFailed, Kind.PRECONDITION_FAILED, "{error}"),
-    (GivenUp, Kind.STORAGE_AWAY, "{error}"),
+    (NoLongerWanted, Kind.STORAGE_AWAY, "{error}"),
+    (GivenUp, Kind.STORAGE_AWAY, "The storage does not answer. Try again soon."),
     (BodyTooSlow, Kind.BODY_TOO_SLOW, "The body made no progress for too long; send it again."),
     (BodyTooLarge, Kind.BODY_TOO_LARGE, "The body is larger than the server accepts."),
     (
@@ -142,11 +146,6 @@ def problem_of(error: BaseException) -> Problem | None:
             shown = detail.format(error=error)
             return busy(kind, shown) if kind.status == 503 else Problem(kind, shown)
     return None
-
-
-def phrase(status: int) -> bytes:
-    """Return the reason phrase of *status*."""
-    return HTTPStatus(status).phrase.encode()
 
 
 def document(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from httpnas.fields.conditions import Conditions
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.server.request import StreamingRequest
 
 
 class Request(StreamingRequest):

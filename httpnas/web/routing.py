@@ -112,9 +112,9 @@ class Router:
                 raise busy(
                     Kind.DRAINING, "The server is stopping; another may take its place soon."
                 )
-            if request.site.backing.away and door not in _TO_THE_END:
+            if request.site.backend.away and door not in _TO_THE_END:
                 raise busy(Kind.STORAGE_AWAY, "The storage does not answer. Try again soon.")
-            return request.site.handle(request, handler(request))
+            return request.handle(handler(request))
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)

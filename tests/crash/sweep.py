@@ -43,7 +43,7 @@ from httpnas.storage.store import Storage
 from httpnas.tap import make_engine, make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
-from httpnas.web.server.streaming import Limits
+from httpnas.web.server.deadlines import Limits
 from tests import harness
 
 #: Set in the environment for the long form: on the disk of the temporary folder, with all errors.

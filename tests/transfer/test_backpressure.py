@@ -70,7 +70,7 @@ async def test_a_disk_that_takes_nothing_stops_the_client_after_a_few_mebibytes(
         with Client(nas.port, buffer=MIB) as client:
             sender = threading.Thread(target=client.socket.sendall, args=[sent])
             sender.start()
-            wait_until(lambda: nas.site._handlers)
+            wait_until(lambda: nas.site.handlers.running)
             (channel,) = nas.site.channels
             request_body = channel.requests[0].body
             wait_until(lambda: request_body.received >= HIGH_WATER, "the first mebibytes")
@@ -108,7 +108,9 @@ async def test_of_a_download_that_is_not_read_only_a_few_mebibytes_are_read(
     def talk() -> None:
         with Client(nas.port, buffer=8192) as client:
             client.send(get(b"large"))
-            wait_until(lambda: any(c._blocked_since for c in nas.site.channels), "a full pipe")
+            wait_until(
+                lambda: any(c.deadlines.is_blocked for c in nas.site.channels), "a full pipe"
+            )
             is_served(nas)
             let_daemon_read()
             # Its own buffers and those of its kernel, which are some mebibytes.
@@ -136,11 +138,11 @@ async def test_many_slow_peers_hold_no_thread(nas: Nas) -> None:
                 upload.send(post(b"up%d" % number, 2 * MIB) + bytes(MIB + MIB // 2))
             for download in downloads:
                 download.send(get(b"large"))
-            wait_until(lambda: nas.site._handlers == 2 * crowd, "all to have begun")
+            wait_until(lambda: nas.site.handlers.running == 2 * crowd, "all to have begun")
             wait_until(lambda: len(nas.leftovers()) == crowd, "all uploads to have begun")
             wait_until(lambda: not nas.disk._pool.working, "all threads to be free")
             is_served(nas)
-            assert nas.site._handlers == 2 * crowd
+            assert nas.site.handlers.running == 2 * crowd
             for upload in uploads:
                 upload.send(bytes(MIB // 2))
             for upload in uploads:

@@ -18,7 +18,7 @@ import pytest_twisted
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from httpnas.web.server.streaming import PROGRESS, Limits
+from httpnas.web.server.deadlines import PROGRESS, Limits
 from tests.harness import PATIENCE, Client, Nas, wait_until
 
 HOST = b"Host: nas\r\n"
@@ -241,8 +241,8 @@ async def test_a_client_that_does_not_read_is_cut_off_while_others_are_served(
         began = time.monotonic()
         with Client(nas.port, buffer=8192) as client:
             client.send(b"GET /file/large HTTP/1.1\r\n" + HOST + b"\r\n")
-            wait_until(lambda: nas.site._handlers)
-            wait_until(lambda: not nas.site._handlers, "the download to be cut")
+            wait_until(lambda: nas.site.handlers.running)
+            wait_until(lambda: not nas.site.handlers.running, "the download to be cut")
             assert 0.2 < time.monotonic() - began < SOON
             with contextlib.suppress(ConnectionResetError):
                 assert len(client.rest()) < 20 << 20
@@ -350,7 +350,10 @@ async def test_a_kept_connection_whose_answer_is_not_read_is_cut_off(
             handle = channel.transport.getHandle()
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             client.send(b"GET /file/f HTTP/1.1\r\n" + HOST + b"\r\n")
-            wait_until(lambda: channel.transport.dataBuffer and channel.idle, "an idle channel")
+            wait_until(
+                lambda: channel.transport.dataBuffer and channel.deadlines.is_idle,
+                "an idle channel",
+            )
             wait_until(lambda: not nas.site.channels, "the connection to be cut")
 
     await at_once(talk)
@@ -367,7 +370,9 @@ async def test_a_connection_that_was_full_once_is_not_cut_off_later(
     def talk() -> None:
         with Client(nas.port, buffer=256 << 10) as client:
             client.send(b"GET /file/large HTTP/1.1\r\n" + HOST + b"\r\n")
-            wait_until(lambda: any(c._blocked_since for c in nas.site.channels), "a full pipe")
+            wait_until(
+                lambda: any(c.deadlines.is_blocked for c in nas.site.channels), "a full pipe"
+            )
             assert client.answer()[0] == 200
             end = time.monotonic() + 0.8
             while time.monotonic() < end:

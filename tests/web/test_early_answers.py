@@ -170,7 +170,7 @@ async def test_a_body_is_not_asked_for_before_the_storage_is_ready(
     def talk() -> None:
         with Client(nas.port) as client:
             client.send(head(b"POST", b"f", 1, EXPECT.strip()))
-            wait_until(lambda: nas.site._handlers)
+            wait_until(lambda: nas.site.handlers.running)
             let_daemon_read()
             client.socket.setblocking(False)
             with pytest.raises(BlockingIOError):
@@ -206,7 +206,7 @@ async def test_what_comes_before_the_storage_is_ready_is_held_up_to_a_bound_and_
                 target=client.socket.sendall, args=[head(b"POST", b"f", length) + encoded]
             )
             sender.start()
-            wait_until(lambda: nas.site._handlers)
+            wait_until(lambda: nas.site.handlers.running)
             (channel,) = nas.site.channels
             request_body = channel.requests[0].body
             wait_until(lambda: request_body.paused, "the daemon to stop reading")

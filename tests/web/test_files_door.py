@@ -529,7 +529,7 @@ async def test_a_disk_that_takes_nothing_stops_the_client_and_nothing_is_kept_el
         with Client(nas.port, buffer=MIB) as client:
             sender = threading.Thread(target=client.socket.sendall, args=[post(body)])
             sender.start()
-            wait_until(lambda: nas.site._handlers)
+            wait_until(lambda: nas.site.handlers.running)
             (channel,) = nas.site.channels
             request_body = channel.requests[0].body
             wait_until(lambda: request_body.received >= HIGH_WATER, "the first mebibytes")
@@ -693,7 +693,7 @@ async def test_a_form_is_not_asked_for_before_the_space_is_known_and_then_once(
     def talk() -> None:
         with Client(nas.port) as client:
             client.send(head(len(body), EXPECT))
-            wait_until(lambda: nas.site._handlers)
+            wait_until(lambda: nas.site.handlers.running)
             let_daemon_read()
             client.socket.setblocking(False)
             with pytest.raises(BlockingIOError):

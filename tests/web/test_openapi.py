@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from httpnas.web.openapi import document
-from httpnas.web.server.streaming import Limits
+from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, Twistd, twistd
 
 DOCUMENT: dict[str, Any] = json.loads(document())

@@ -23,7 +23,7 @@ from httpnas.storage.locks import NameLocks
 from httpnas.storage.store import Storage
 from httpnas.storage.volume import Space
 from httpnas.transfer import disk as disk_module
-from httpnas.web.server.streaming import Limits
+from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, connect, let_daemon_read, receive_all, wait_until
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana-dashboard.json"

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 import pytest_twisted
 
-from httpnas.web.server.streaming import StreamingRequest
+from httpnas.web.server.request import Ending, StreamingRequest
 from tests.harness import Client, Nas, wait_until
 
 HOST = b"Host: nas\r\n"
@@ -478,14 +478,16 @@ async def test_the_unread_rest_of_a_refused_request_does_not_destroy_the_answer(
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upload_ends_with_its_framing_and_not_with_its_connection(nas: Nas) -> None:
+async def test_an_upload_ends_with_its_framing_and_not_with_its_connection(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nas.site.limits.linger = 1e6
-    logged: list[tuple[int, str]] = []
+    logged: list[tuple[int, Ending]] = []
 
     def observe(request: StreamingRequest) -> None:
-        logged.append((request.code, request.ended_by))
+        logged.append((request.code, request.ending))
 
-    nas.site._observe = observe
+    monkeypatch.setattr(nas.site.application, "request_ended", observe)
 
     def talk() -> None:
         with Client(nas.port) as client:
@@ -497,7 +499,7 @@ async def test_an_upload_ends_with_its_framing_and_not_with_its_connection(nas: 
             assert nas.site.channels, "it waits for the client to read the answer"
 
     await nas.in_thread(talk)
-    assert logged == [(400, "refused")]
+    assert logged == [(400, Ending.REFUSED)]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,38 @@
+"""The application that the server serves: how it refuses, and what it does when a request ends."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError
+
+from httpnas.transfer.sender import ConsumerGone
+from httpnas.web.access_log import log_request
+from httpnas.web.metrics import Metrics
+from httpnas.web.problems import PROBLEM, Kind, Problem, document, problem_of
+from httpnas.web.request import Request
+from httpnas.web.server.body import BodyCutShort
+
+
+class NasApplication:
+    """What the server asks of the layers above (:class:`.server.application.Application`).
+
+    :param metrics: count the requests.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def refusal(self, status: int, detail: str, identity: str) -> tuple[bytes, bytes]:
+        """Return the media type and the content of a problem document."""
+        return PROBLEM, document(Problem(Kind.of_status(status), detail), identity)
+
+    def request_ended(self, request: Request) -> None:
+        """Log and count *request*."""
+        log_request(request)
+        self._metrics.request_ended(request)
+
+    def is_expected(self, error: BaseException) -> bool:
+        """Tell whether *error* is nobody's fault: the client has gone, or would be told of it."""
+        if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
+            return True
+        problem = problem_of(error)
+        return problem is not None and problem.status != 500

@@ -1,0 +1,250 @@
+"""One connection: stricter than Twisted's in what it takes, and with deadlines of its own."""
+
+from __future__ import annotations
+
+import uuid
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from httpnas.web.server import request
+from httpnas.web.server.deadlines import Deadlines, Limits
+from httpnas.web.server.head import (
+    Head,
+    HeadRefused,
+    check_field_line,
+    check_framing,
+    check_whole,
+    identity_of,
+    is_persistent,
+    line_too_long,
+)
+from httpnas.web.server.request import Ending, StreamingRequest
+
+#: Bytes read from a socket at a time: four times Twisted's own, and uploads a fifth faster.
+READ = 256 << 10
+
+
+class Site(request.Site, Protocol):
+    """The site of a connection."""
+
+    limits: Limits
+    channels: set[StreamingChannel]
+
+    def forget(self, channel: StreamingChannel) -> None:
+        """Note that *channel* is closed."""
+
+
+class StreamingChannel(http.HTTPChannel):
+    """One connection and the request that it is at; further ones wait in its buffer."""
+
+    site: Site
+    requests: list[StreamingRequest]
+    transport: Any
+    persistent: bool
+    _networkProducer: Any
+    totalHeadersSize = 1 << 30  # counted here, where too much can be answered with its status
+    maxHeaders = 1 << 30
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deaf = False
+        self._head = Head()
+
+    def connectionMade(self) -> None:
+        """Begin to watch over the connection."""
+        super().connectionMade()
+        self.transport.bufferSize = READ
+        site = self.site
+        self.deadlines = Deadlines(
+            self, site.limits, site.backend, site.reactor.seconds, lambda: site.draining
+        )
+        site.channels.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the request, if there is one."""
+        super().connectionLost(reason)
+        self.site.forget(self)
+
+    # Writing
+
+    def unsent(self) -> int:
+        """Return how many bytes wait for the socket; TLS does not tell."""
+        buffered = len(getattr(self.transport, "dataBuffer", b""))
+        sent = getattr(self.transport, "offset", 0)
+        return int(buffered - sent + getattr(self.transport, "_tempDataLen", 0))
+
+    def pauseProducing(self) -> None:
+        """Note that the client takes nothing more for now."""
+        self.deadlines.block()
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Note that the client has taken what there was."""
+        self.deadlines.unblock()
+        super().resumeProducing()
+
+    # Reading
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what the client sent."""
+        if self._deaf:
+            return
+        if self.deadlines.is_idle:
+            self.deadlines.enter_head()
+        super().dataReceived(data)
+        # While it is busy, what is in the buffer has not been split into lines yet.
+        if self.line_mode and not self._busyReceiving and b"\n" in self._buffer:
+            self.refuse(400, "A line of the request ends in a bare line feed.")
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take one line of a head."""
+        if self._deaf:
+            return
+        try:
+            if not self.requests:
+                line = self._head.request_line(line)
+            elif line:
+                self._head.header_line(line)
+            super().lineReceived(line)
+        except HeadRefused as refusal:
+            self.refuse(refusal.status, refusal.detail)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that does not end."""
+        refusal = line_too_long(in_headers=bool(self.requests))
+        self.refuse(refusal.status, refusal.detail)
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        check_framing(header, data, self._version)
+        return bool(super()._maybeChooseTransferDecoder(header, data))
+
+    def allHeadersReceived(self) -> None:
+        """Check the head as a whole, then let the request be dispatched."""
+        received = self.requests[-1]
+        get = received.requestHeaders.getRawHeaders
+        check_whole(get(b"Host", []), get(b"Expect", []), self._version)
+        self.deadlines.enter_body(received)
+        super().allHeadersReceived()
+
+    def checkPersistence(self, request: StreamingRequest, version: bytes) -> bool:
+        """Tell whether the connection may outlive this request."""
+        return is_persistent(request.requestHeaders.getRawHeaders(b"Connection", []), version)
+
+    def _finishRequestBody(self, data: bytes) -> None:
+        try:
+            for line in getattr(self._transferDecoder, "_trailerHeaders", ()):
+                check_field_line(line)
+        except HeadRefused as refusal:
+            self.refuse(refusal.status, refusal.detail)
+        else:
+            super()._finishRequestBody(data)
+
+    def allContentReceived(self) -> None:
+        """Pass on that the body is complete, unless the request was refused."""
+        if not self._deaf:
+            super().allContentReceived()
+
+    # For the request
+
+    @property
+    def network(self) -> IPushProducer:
+        """What is paused to read no more from the client."""
+        producer: IPushProducer = self._networkProducer
+        return producer
+
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """Return method, target and version of the request whose head is complete."""
+        return self._command, self._path, self._version
+
+    def send_continue(self) -> None:
+        """Tell the client to send the body (RFC 9110 section 15.2.1)."""
+        self._send100Continue()
+
+    def requestDone(self, request: StreamingRequest) -> None:
+        """Go on to the next request."""
+        self.deadlines.enter_idle()
+        if self.site.draining:
+            self.persistent = False
+        super().requestDone(request)
+
+    # Ending
+
+    def refuse(self, status: int, detail: str) -> None:
+        """Answer a request that cannot be understood, and close.
+
+        :param status: the status code of the answer.
+        :param detail: what is wrong with the request, for the client.
+        """
+        if self._deaf:
+            return
+        identity = str(uuid.uuid4())
+        started = False
+        if self.requests:
+            refused = self.requests[-1]
+            refused.id = identity_of(refused.requestHeaders.getRawHeaders) or refused.id
+            identity, started = refused.id, bool(refused.startedWriting)
+            refused.refused(status)
+        else:
+            self._log.info(
+                "refused {id} with {status}: {detail}", id=identity, status=status, detail=detail
+            )
+        if not started:
+            self._write_refusal(status, detail, identity)
+        self.linger()
+
+    def _write_refusal(self, status: int, detail: str, identity: str) -> None:
+        content_type, content = self.site.application.refusal(status, detail, identity)
+        self.transport.writeSequence(
+            [
+                b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()),
+                b"X-Request-ID: %s\r\n" % identity.encode(),
+                b"Content-Type: %s\r\n" % content_type,
+                b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(content),
+                content,
+            ]
+        )
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(400, "The request is not HTTP as RFC 9112 has it.")
+
+    def begin_drain(self) -> None:
+        """Begin to wait for the end of a body that nobody wants."""
+        self.deadlines.enter_drain()
+
+    def linger(self) -> None:
+        """Close for writing, and let the client read what was written before all is closed.
+
+        See RFC 9112 section 9.6.
+        """
+        if self._deaf:
+            return
+        self._deaf = True
+        self.deadlines.enter_linger()
+        self._networkProducer.unregisterProducer()
+        half_close = getattr(self.transport, "loseWriteConnection", None)
+        if half_close is None:
+            self.transport.loseConnection()
+        else:
+            self._networkProducer.resumeProducing()
+            half_close()
+
+    def close(self) -> None:
+        """Close, after what was written has gone out or the time to linger is over."""
+        self._deaf = True
+        self.deadlines.enter_linger()
+        self.loseConnection()
+
+    def abort(self) -> None:
+        """Cut the connection at once, whatever was written."""
+        self.transport.abortConnection()
+
+    def cut_off_slow_client(self) -> None:
+        """Cut the connection of a client that does not take what is sent to it."""
+        for under_way in self.requests:
+            under_way.ending = Ending.CLIENT_TOO_SLOW
+        self.abort()

@@ -1,0 +1,133 @@
+"""All connections of one daemon: watching over them, and shutting down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.web import server
+from twisted.web.resource import IResource
+
+from httpnas.web.server import channel
+from httpnas.web.server.application import Application, Backend
+from httpnas.web.server.channel import StreamingChannel
+from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.handlers import Awaited, Handlers
+from httpnas.web.server.request import StreamingRequest
+
+
+class StreamingSite(server.Site, channel.Site):
+    """The factory of :class:`StreamingChannel`, and the watch over its connections.
+
+    :param resource: answers every request.
+    :param request_class: what requests are made of.
+    :param reactor: tells the time.
+    :param limits: the time limits of its connections.
+    :param backend: what handlers wait for when they do not wait for their client.
+    :param application: what is served.
+    :ivar handlers: those that run.
+    :ivar channels: the connections that are open.
+    :ivar draining: whether connections are closed after the request they are at.
+    """
+
+    _log = Logger()
+    protocol = StreamingChannel  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        resource: IResource,
+        request_class: type[StreamingRequest],
+        reactor: IReactorTime,
+        limits: Limits,
+        backend: Backend,
+        application: Application,
+    ) -> None:
+        super().__init__(resource, requestFactory=request_class, timeout=None, reactor=reactor)
+        self._parsePOSTFormSubmission = False
+        self.limits = limits
+        self.backend = backend
+        self.application = application
+        self.channels: set[StreamingChannel] = set()
+        self.draining = False
+        self._at_rest = Awaited()
+        self.handlers = Handlers(application.is_expected, self._at_rest.changed)
+        self._watch = LoopingCall(self._check)
+        self._watch.clock = reactor
+
+    def startFactory(self) -> None:
+        """Begin to watch over connections."""
+        if not self._watch.running:
+            self._watch.start(1.0, now=False)
+
+    def stopFactory(self) -> None:
+        """Keep watching: connections outlive the port they came through."""
+
+    def _check(self) -> None:
+        now = self.reactor.seconds()
+        try:
+            self.backend.check()
+        except Exception:
+            self._log.failure("the backend could not be checked")
+        for connection in list(self.channels):
+            try:
+                connection.deadlines.check(now)
+            except Exception:
+                self._log.failure("the deadlines of a connection could not be checked")
+                connection.abort()
+
+    def log(self, request: StreamingRequest) -> None:  # type: ignore[override]
+        """Tell the application that *request* has ended; Twisted calls this as well."""
+        self.application.request_ended(request)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.channels)
+
+    def running(self) -> Iterator[Any]:
+        """Yield the requests that have come and not ended, of the site's own class."""
+        for connection in self.channels:
+            yield from (request for request in connection.requests if not request.finished)
+
+    def getResourceFor(self, request: StreamingRequest) -> IResource:
+        """Return the resource; the path goes to it as it was sent, escapes and all."""
+        request.prepath = []
+        request.postpath = request.path[1:].split(b"/")
+        return cast(IResource, self.resource)
+
+    # Shutting down
+
+    async def drain(self, seconds: float, stop_listening: Callable[[], Deferred[Any]]) -> None:
+        """Let what runs come to its end, and cut off what has not after *seconds*.
+
+        Connections are taken until then, to be told that the site is draining.
+
+        :param stop_listening: closes the ports; fires when no connection comes any more.
+        """
+        self.draining = True
+        deadline = self.reactor.callLater(seconds, self.abort)
+        for connection in list(self.channels):
+            if connection.deadlines.is_idle:
+                connection.close()
+        await self._at_rest.until(lambda: not self.handlers.running)
+        await stop_listening()
+        if not deadline.active():
+            self.abort()  # who has come since
+        await self._at_rest.until(lambda: not self.handlers.running and not self.channels)
+        if deadline.active():
+            deadline.cancel()
+        self._watch.stop()
+
+    def abort(self) -> None:
+        """Cut every connection."""
+        for connection in list(self.channels):
+            connection.abort()
+
+    def forget(self, channel: StreamingChannel) -> None:
+        """Note that *channel* is closed."""
+        self.channels.discard(channel)
+        self._at_rest.changed()
