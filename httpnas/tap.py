@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ from httpnas.web.doors.operations import Operations
 from httpnas.web.doors.pages import Pages
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
-from httpnas.web.routing import Router
+from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
 from httpnas.web.server.site import StreamingSite
 
@@ -91,21 +91,32 @@ def make_engine(
     return Engine(disk, watchdog, trace, Files(disk, watchdog, Turns(), trace, admit, tell))
 
 
-def make_site(
-    reactor: Any, engine: Engine, limits: Limits, metrics: Metrics, options: Mapping[str, Any]
-) -> StreamingSite:
-    """Return a site in which every door stands open.
+def make_doors(engine: Engine, metrics: Metrics, options: Mapping[str, Any]) -> list[Door]:
+    """Return every door.
 
     :param options: as :class:`Options` has them.
     """
-    disk, watchdog, trace, files = engine.disk, engine.watchdog, engine.trace, engine.files
-    max_upload, headroom = options["max-upload"], options["headroom"]
-    router = Router(options["cors-origins"], options["hosts"])
-    FileDoor(files, watchdog, max_upload).mount(router)
-    FilesDoor(files, max_upload).mount(router)
-    Operations(disk, watchdog, trace, metrics, headroom).mount(router)
-    Pages().mount(router)
+    files, watchdog, max_upload = engine.files, engine.watchdog, options["max-upload"]
+    return [
+        FileDoor(files, watchdog, max_upload),
+        FilesDoor(files, max_upload),
+        Operations(engine.disk, watchdog, engine.trace, metrics, options["headroom"]),
+        Pages(),
+    ]
 
+
+def make_site(
+    reactor: Any,
+    doors: Iterable[Door],
+    watchdog: Watchdog,
+    limits: Limits,
+    metrics: Metrics,
+    options: Mapping[str, Any],
+) -> StreamingSite:
+    """Return a site in which *doors* stand open; options as in :func:`make_doors`."""
+    router = Router(options["cors-origins"], options["hosts"])
+    for door in doors:
+        door.mount(router)
     application = NasApplication(metrics)
     return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application)
 
@@ -126,7 +137,8 @@ class Daemon(Service):
         self._options = options
         self._engine = engine = make_engine(reactor, Disk(reactor), storage, options["patience"])
         limits = Limits(stall=options["stall"])
-        self.site = make_site(reactor, engine, limits, metrics, options)
+        doors = make_doors(engine, metrics, options)
+        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options)
         self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         self.ports: list[IListeningPort] = []
         self._signals = 0

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.web.client import HTTPConnectionPool
 
 from httpnas.storage.store import Storage
-from httpnas.tap import make_engine, make_site
+from httpnas.tap import Engine, make_doors, make_engine, make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
+from httpnas.web.routing import Door
 from httpnas.web.server.deadlines import Limits
 
 #: Seconds after which a test that waits for something gives up.
@@ -51,6 +52,7 @@ class Nas:
         limits: Limits | None = None,
         max_upload: int | None = None,
         durable: bool = False,
+        more_doors: Callable[[Engine], Iterable[Door]] = lambda engine: (),
         **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
@@ -61,7 +63,9 @@ class Nas:
         self.disk = Disk(reactor)
         self.engine = make_engine(reactor, self.disk, self.storage, options["patience"])
         self.disk.start()
-        self.site = make_site(reactor, self.engine, limits or Limits(), metrics, options)
+        doors = [*make_doors(self.engine, metrics, options), *more_doors(self.engine)]
+        watchdog = self.engine.watchdog
+        self.site = make_site(reactor, doors, watchdog, limits or Limits(), metrics, options)
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
         self.url = f"http://127.0.0.1:{self.port}"

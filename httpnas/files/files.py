@@ -263,6 +263,7 @@ class Files:
                 self._storage.begin_append, name, check, body.length, expected, key
             )
             if isinstance(begun, Version):
+                self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
                 return begun
             append = begun
             version = await self._store(
@@ -303,9 +304,7 @@ class Files:
                     self._storage.move(name, target, check_both, create_only)
                 except NameTaken as error:
                     if create_only:
-                        raise AlreadyThere(
-                            "The new name exists already."
-                        ) from error
+                        raise AlreadyThere("The new name exists already.") from error
                     raise
 
             await self._in_turn(name, rename)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from klein import Klein
@@ -46,6 +46,13 @@ _EXPOSED = (
 _SHARED = b"DELETE, GET, HEAD, POST, PUT"
 #: Seconds for which a browser may remember what a preflight was answered.
 _PREFLIGHT = b"600"
+
+
+class Door(Protocol):
+    """A group of routes for one dialect: what parses, calls an operation and answers."""
+
+    def mount(self, router: Router) -> None:
+        """Add the routes to *router*."""
 
 
 class Router:

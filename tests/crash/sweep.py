@@ -40,7 +40,7 @@ from twisted.internet.testing import StringTransport
 from httpnas.fields.digests import format_digest
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage
-from httpnas.tap import make_engine, make_site
+from httpnas.tap import make_doors, make_engine, make_site
 from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
 from httpnas.web.server.deadlines import Limits
@@ -322,7 +322,9 @@ class _Daemon:
         self.storage = Storage(root)
         self._disk = _InTurn()
         engine = make_engine(Clock(), self._disk, self.storage, inf)
-        self._site = make_site(Clock(), engine, Limits(), Metrics(), harness.DEFAULTS)
+        metrics = Metrics()
+        doors = make_doors(engine, metrics, harness.DEFAULTS)
+        self._site = make_site(Clock(), doors, engine.watchdog, Limits(), metrics, harness.DEFAULTS)
 
     def handle(self, request: Request, transport: StringTransport | None = None) -> None:
         channel = self._site.buildProtocol(None)
