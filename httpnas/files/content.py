@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from httpnas.fields.conditions import Conditions
 from httpnas.fields.digests import HASHES
-from httpnas.files.errors import DigestMismatch, PreconditionFailed
+from httpnas.files.errors import AlreadyThere, DigestMismatch, PreconditionFailed
 from httpnas.storage.version import Version
 
 
@@ -25,10 +25,13 @@ def require(conditions: Conditions, version: Version | None) -> None:
     """Refuse the change of *version*, None where there is none, unless *conditions* hold for it.
 
     :raises PreconditionFailed: (RFC 9110 section 13.1)
+    :raises AlreadyThere: when it is there, and they allow only to create it.
     """
     etag = None if version is None else entity_tag(version)
     when = None if version is None else modified(version)
     if not conditions.for_write(etag, when):
+        if conditions.create_only and version is not None:
+            raise AlreadyThere("A file or folder with this name exists already.")
         raise PreconditionFailed("The file is not the version that the conditions ask for.")
 
 
