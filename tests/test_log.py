@@ -13,8 +13,9 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from httpnas.log import as_json, as_text, observer
 from httpnas.web.server.deadlines import Limits
@@ -67,6 +68,7 @@ def event(**record: object) -> LogEvent:
     }
 
 
+@implementer(ILogObserver)
 class Lines:
     """The requests that are logged, as the lines they become."""
 

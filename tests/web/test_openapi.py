@@ -299,7 +299,7 @@ def test_exploring_has_done_everything_and_not_left_the_root(
 async def strict(tmp_path: Path) -> AsyncIterator[Nas]:
     """A daemon that refuses early: few bytes, little time, one name, much space to be free."""
     limits = Limits(headers=0.5, stall=0.5)
-    options = {"hosts": [b"nas"], "headroom": 1 << 62}
+    options: dict[str, Any] = {"hosts": [b"nas"], "headroom": 1 << 62}
     nas = Nas(tmp_path / "root", limits, max_upload=1000, **options)
     for name, content in FILES.items():
         path = nas.root / name

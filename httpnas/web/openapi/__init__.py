@@ -167,8 +167,8 @@ _FILE: Json = {
             "WantReprDigest",
             *_SHARE,
             description="The download has the version of the file at its start, whatever happens "
-            "to the name meanwhile. Ranges, conditions and digests apply to a file; the query applies "
-            "to a folder."
+            "to the name meanwhile. Ranges, conditions and digests apply to a file; the query "
+            "applies to a folder."
             + curl_lines(
                 f"curl {HERE}/file/demo/numbers.txt",
                 f"curl -r 0-3 {HERE}/file/demo/numbers.txt",
