@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import treq
 from twisted.internet import reactor
@@ -22,6 +23,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.web.client import HTTPConnectionPool
 
+from httpnas.storage import locks
 from httpnas.storage.store import Storage
 from httpnas.tap import Engine, make_doors, make_engine, make_site
 from httpnas.transfer.disk import Disk
@@ -58,7 +60,9 @@ class Nas:
         root.mkdir(exist_ok=True)
         self.root = root
         metrics = Metrics()
-        self.storage = Storage(str(root), durable, metrics.step)
+        # Each of 128 lock files is made when it is needed: all at once take longer than a test.
+        with mock.patch.object(locks, "BUCKETS", 0):
+            self.storage = Storage(str(root), durable, metrics.step)
         options = {**DEFAULTS, **options, "max-upload": max_upload}
         self.disk = Disk(reactor)
         self.engine = make_engine(reactor, self.disk, self.storage, options["patience"])

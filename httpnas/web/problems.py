@@ -60,8 +60,8 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (DigestMismatch, Kind.DIGEST_MISMATCH, "{error}"),
     (AlreadyThere, Kind.ALREADY_EXISTS, "{error}"),
     (PreconditionFailed, Kind.PRECONDITION_FAILED, "{error}"),
-    (NoLongerWanted, Kind.STORAGE_AWAY, "{error}"),
-    (GivenUp, Kind.STORAGE_AWAY, "The storage does not answer. Try again soon."),
+    (NoLongerWanted, Kind.STORAGE_TIMEOUT, "{error}"),
+    (GivenUp, Kind.STORAGE_TIMEOUT, "The storage does not answer. Try again soon."),
     (BodyTooSlow, Kind.BODY_TOO_SLOW, "The body made no progress for too long; send it again."),
     (BodyTooLarge, Kind.BODY_TOO_LARGE, "The body is larger than the server accepts."),
     (
