@@ -1,4 +1,4 @@
-"""``twistd httpnas``: the one place where everything is put together."""
+"""``twistd httpnas``: the only place where everything is put together."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from httpnas.web.server.site import StreamingSite
 
 __all__ = ["Options", "makeService"]
 
-#: Seconds that the disk has for its last calls when everything else has ended.
+#: Seconds that the last calls of the disk may take after everything else has ended.
 _LAST = 5.0
-#: Seconds from one look for what dead daemons have left to the next.
+#: Seconds between two searches for what dead daemons have left.
 _RECLAIM = 300.0
 
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """Return the endpoint that *description* means; a port alone is that port on loopback."""
+    """Return the endpoint for *description*; a number alone is a port on loopback."""
     if description.isdigit():
         description = f"tcp:{description}:interface=127.0.0.1"
     try:
@@ -122,12 +122,12 @@ def make_site(
 
 
 class Daemon(Service):
-    """Everything that runs: the pool of threads, the storage, the site and its ports.
+    """Everything that is running: the pool of threads, the storage, the site and its ports.
 
     :param reactor: the reactor.
     :param options: parsed :class:`Options`.
-    :param storage: is closed in the end.
-    :param metrics: what the storage was given to observe its steps.
+    :param storage: is closed at the end.
+    :param metrics: the same that observe the steps of the storage.
     """
 
     _log = Logger()
@@ -146,7 +146,7 @@ class Daemon(Service):
         self._reclaiming.clock = reactor
 
     def setServiceParent(self, parent: Any) -> None:
-        """Let ``twistd`` log in our form, unless it was told to log elsewhere or otherwise."""
+        """Set the format of the log, unless ``twistd`` was told to log elsewhere or otherwise."""
         twistd: Mapping[str, Any] = self._options.parent or {}
         if not twistd.get("syslog") and (twistd.get("nodaemon") or twistd.get("logfile")):
             path = twistd.get("logfile") or "-"
@@ -155,7 +155,7 @@ class Daemon(Service):
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        """Begin to listen, while ports below 1024 can still be had."""
+        """Begin to listen, while ports below 1024 can still be opened."""
         for description, endpoint in self._endpoints:
             failures: list[Failure] = []
             endpoint.listen(self.site).addCallbacks(self.ports.append, failures.append)
@@ -167,7 +167,7 @@ class Daemon(Service):
         super().startService()
         self._engine.disk.start()
         self._reclaiming.start(_RECLAIM)
-        # What is there now stays: looking through it for garbage would hold up the reactor.
+        # What exists now stays: searching it for garbage would hold up the reactor.
         gc.collect()
         gc.freeze()
         if not self._engine.watchdog.storage.has_xattrs:
@@ -178,7 +178,7 @@ class Daemon(Service):
         self._reactor.callWhenRunning(self._is_running)
 
     def _is_running(self) -> None:
-        """Say so, once a signal would end the daemon as it should."""
+        """Log that the daemon is running, once a signal would stop it properly."""
         self._take_signals()
         self._log.info(
             "httpnas {version} serves {folder} at {addresses} (durability: {durability})",
@@ -192,7 +192,7 @@ class Daemon(Service):
         return self._engine.disk.chore(self._engine.watchdog.storage.reclaim_abandoned())
 
     def _take_signals(self) -> None:
-        """Stop at a signal with status 0; ``twistd``'s own handlers end with the signal's."""
+        """Stop with status 0 at a signal; those of ``twistd`` end with the signal."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
 
@@ -224,9 +224,9 @@ class Daemon(Service):
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
 
     def stopService(self) -> Deferred[None]:
-        """Refuse what is new, let what runs come to its end, and give everything back.
+        """Refuse new requests, let the running ones end, and release everything.
 
-        The ports stay open for that long, so that it can be seen that the daemon is stopping.
+        The ports stay open until then, so that others can see that the daemon is stopping.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
@@ -245,7 +245,7 @@ def _address(port: IListeningPort) -> str:
 
 
 def _leave_after(seconds: float, say_why: Callable[[], object]) -> threading.Timer:
-    """End without a disk that hangs, in a thread of its own as all others may wait for it."""
+    """End the process after *seconds*, from a thread of its own: all others may wait for the disk."""
 
     def leave() -> None:
         say_why()

@@ -1,4 +1,4 @@
-"""One event a request for ``twisted.logger``, with all that an operator asks of it later."""
+"""One log event for each request, with everything that an operator may ask about it later."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ _log = Logger()
 
 
 def log_request(request: Request) -> None:
-    """Log that *request* has come to its end."""
+    """Log *request*, which has ended."""
     _log.info("{request[method]} {request[name]}", request=record(request))
 
 
 def record(request: Request) -> dict[str, Any]:
-    """Return what is worth knowing of *request*.
+    """Return the members of the log line of *request*.
 
-    ``id``, ``client`` (address), ``method``, ``verb`` (what it does, as in the metrics), ``name``
-    (of the file or folder, or the path as it was sent when it is none), ``status`` (None when
-    nothing was answered), ``bytes_in`` and ``bytes_out`` (of the bodies), ``seconds`` (from its
-    first line to its end) and ``ended`` (``answered``, ``refused``, ``client gone``, ``client too
-    slow``, ``failed``).
+    ``id``, ``client`` (address), ``method``, ``verb`` (as in the metrics), ``name`` (of the file or
+    folder; the path as it was sent when it names neither), ``status`` (None when there was no
+    answer), ``bytes_in`` and ``bytes_out`` (of the bodies), ``seconds`` (from its first line to its
+    end) and ``ended`` (a value of :class:`httpnas.web.server.request.Ending`).
     """
     name = request.path if request.name is None else b"/" + request.name
     return {

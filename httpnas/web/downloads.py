@@ -1,4 +1,4 @@
-"""Files on their way out: conditions, ranges, digests and the bytes (RFC 9110, RFC 9530)."""
+"""Downloads: conditions, ranges, digests and the bytes (RFC 9110, RFC 9530)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Source, Te
 from httpnas.web.job import RequestJob
 from httpnas.web.request import Request
 
-#: A table of our own: the machine's would make answers depend on where the daemon runs.
+#: A table of our own: with that of the machine, answers would depend on where the daemon runs.
 _TYPES = mimetypes.MimeTypes()
 _PACKED = {
     "gzip": "application/gzip",
@@ -29,7 +29,7 @@ _PACKED = {
     "compress": "application/x-compress",
     "br": "application/x-brotli",
 }
-#: Stored content is never run by a browser as the daemon's own.
+#: So that no browser runs stored content as if it were the daemon's own.
 _INERT = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
@@ -37,7 +37,7 @@ _INERT = (
 
 
 def content_type(name: bytes) -> bytes | None:
-    """Return the media type that the extension of *name* stands for, None for an unknown one."""
+    """Return the media type for the extension of *name*, None for an unknown one."""
     # guess_type takes a URL: with a folder before it, "data:,a.png" is none.
     kind, coding = _TYPES.guess_type("./" + os.path.basename(name).decode(), strict=True)
     if coding is not None:
@@ -48,7 +48,7 @@ def content_type(name: bytes) -> bytes | None:
 
 
 async def send_file(files: Files, request: Request, name: bytes, file: StoredFile) -> None:
-    """Answer *request* with the open *file*, in the version it was opened at."""
+    """Answer *request* with the open *file*, in the version that was opened."""
     version = file.version
     conditions = request.conditions()
     verdict = conditions.for_read(entity_tag(version), modified(version))
@@ -76,9 +76,9 @@ async def send_file(files: Files, request: Request, name: bytes, file: StoredFil
 
 
 async def send(files: Files, request: Request, source: Source) -> None:
-    """Send *source* as the body of the answer, whose headers are set.
+    """Send *source* as the body of the answer, whose header fields are set.
 
-    :raises ConsumerGone: when the client went away before it had all of it.
+    :raises ConsumerGone: when the client goes away before it has everything.
     """
     async with _to_its_end(request):
         await files.send(source, request)
@@ -86,7 +86,7 @@ async def send(files: Files, request: Request, source: Source) -> None:
 
 @asynccontextmanager
 async def _to_its_end(request: Request) -> AsyncIterator[None]:
-    """End the answer that the block sends, or cut it off when its client has gone."""
+    """Finish the answer that the block sends, or cut it off when the client has gone."""
     if request.gone or request.finished:
         raise ConsumerGone("the client went away before the download")
     try:

@@ -1,4 +1,4 @@
-"""Folders as answers: text, JSON or HTML, sent while they are being read."""
+"""Listings of folders as text, JSON or HTML, sent while the folder is read."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from httpnas.web.problems import Kind, Problem
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.request import Request
 
-#: Entries by size or time that are sent at most, as so many are kept while a folder is read.
+#: The most entries of a listing by size or time: so many are kept while the folder is read.
 _MOST = 10_000
-#: As many when the client names no limit.
+#: How many when the client gives no limit.
 _SOME = 1000
 _CURSOR = re.compile(r"(-?[0-9]{1,30})/([^/]+)")
 _TYPES = {
@@ -42,7 +42,7 @@ async def send_listing(
 ) -> None:
     """Answer *request* with what is in the open *folder*.
 
-    :param verbs: of the door, which a link must not spell.
+    :param verbs: the verbs of the door, which a link must not spell.
     """
     kind = listing_format(request.getHeader(b"Accept"))
     request.responseHeaders.addRawHeader(b"Vary", b"Accept")
@@ -61,7 +61,7 @@ async def send_listing(
 
 
 def _redirect_into(request: Request) -> None:
-    """Make the folder's own path the base of its relative links."""
+    """Redirect to the path with a slash at its end, which relative links need as their base."""
     query = b"?" + request.query if request.query else b""
     request.setHeader(b"Location", request.path + b"/" + query)
     answer(request, b"The folder's own path ends in a slash.\n", 301)
@@ -69,9 +69,9 @@ def _redirect_into(request: Request) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What a client wants to have listed.
+    """The part of a listing that a client asks for.
 
-    :ivar after: the place that it begins behind, None for the beginning.
+    :ivar after: the place after which it begins, None for the beginning.
     :ivar limit: how many entries, None for all.
     """
 
@@ -80,12 +80,12 @@ class _Page:
     limit: int | None
 
     def places(self, folder: Folder) -> Iterator[Place]:
-        """Yield the places of *folder* from where the page begins, also behind its end."""
+        """Yield the places of *folder* from the beginning of the page, and on after its end."""
         # More than the page needs, so that names that are gone soon do not have it read anew.
         return folder.places(self.order, self.after, max(self.limit or 0, _SOME) + 1)
 
     def cursor(self, last: Place) -> str:
-        """Return what the client says to go on behind *last*."""
+        """Return the value of ``after`` that continues after *last*."""
         name = last.name.decode()
         return name if self.order.by == "name" else f"{last.value}/{name}"
 
@@ -112,7 +112,7 @@ def _limit_to_keep(limit: int | None, kind: str) -> int:
     """Return how many entries are sent by size or time."""
     if limit is None and kind == "json":
         return _SOME
-    # The other forms do not tell that there is more, so that their clients have to know.
+    # The other formats cannot say that there is more, so their clients have to ask for a number.
     if limit is None or limit > _MOST:
         raise Problem(
             Kind.BAD_QUERY, f"Sorting by size or mtime needs a limit of at most {_MOST} entries."
@@ -138,7 +138,7 @@ def _place(order: Order, cursor: str | None) -> Place | None:
 def _pieces(
     kind: str, name: bytes, folder: Folder, page: _Page, verbs: frozenset[bytes]
 ) -> Iterator[bytes]:
-    """Yield the pieces of a listing; the folder is read when the first is asked for."""
+    """Yield the pieces of a listing. The folder is read when the first one is asked for."""
     places = page.places(folder)
     if kind == "text":
         yield from (place.name + b"\n" for place in islice(places, page.limit))
@@ -151,7 +151,7 @@ def _pieces(
 
 
 def _entries(folder: Folder, places: Iterator[Place]) -> Iterator[tuple[Place, Entry]]:
-    """Yield what is still there of *places*."""
+    """Yield those of *places* that still exist, each with its entry."""
     for place in places:
         entry = folder.look(place.name)
         if entry is not None:
@@ -197,7 +197,7 @@ def _html_entry(entry: Entry, verbs: frozenset[bytes]) -> bytes:
     slash = "/" if entry.is_folder else ""
     link = f"{quote_component(entry.name)}{slash}"
     if entry.name in verbs and not slash:
-        link = f"%2F{link}"  # behind a literal slash it would be the verb
+        link = f"%2F{link}"  # after a literal slash it would be the verb
     size = "-" if entry.is_folder else str(entry.version.size)
     when = format_http_date(modified(entry.version)).decode()
     return (

@@ -1,7 +1,7 @@
 """What the daemon counts and measures, in the form that Prometheus reads.
 
-No label holds what a client can choose (a name, an address, a method that does not exist), so that
-the number of series is bounded.
+No label holds a value that a client can choose (a name, an address, a method that does not exist),
+so the number of series is bounded.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from httpnas.transfer.disk import Disk
 from httpnas.web.request import Request
 from httpnas.web.server.request import Site
 
-#: Seconds, from an answer out of memory to a transfer of a quarter of an hour.
+#: Seconds: from an answer out of memory to a transfer of a quarter of an hour.
 _DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 900.0)
-#: Seconds, from an fsync that has nothing to do to a lock that is given up.
+#: Seconds: from an fsync that has nothing to do to a lock that is given up.
 _STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
-disable_created_metrics()  # a series more for each counter, that nobody asks for
+disable_created_metrics()  # one more series for each counter, which nobody asks for
 
 
 class _Series(NamedTuple):
-    """What is measured of the requests to one door with one verb."""
+    """The metrics of the requests to one door with one verb."""
 
     received: Counter
     sent: Counter
@@ -65,7 +65,7 @@ class Metrics:
         registry, what = self._registry, ("door", "verb")
         self._requests = Counter(
             "httpnas_requests",
-            "Requests that have ended; the status is 'none' where nothing was answered.",
+            "Requests that have ended; the status is 'none' when there was no answer.",
             (*what, "status"),
             registry=registry,
         )
@@ -111,7 +111,7 @@ class Metrics:
         )
         self._disk_quiet = Gauge(
             "httpnas_disk_quiet_seconds",
-            "How long no call of the disk has come back although some were made.",
+            "For how long no call of the disk has returned although some are pending.",
             registry=registry,
         )
 
@@ -119,14 +119,14 @@ class Metrics:
         registry = self._registry
         self._steps = Histogram(
             "httpnas_storage_step_seconds",
-            "How long the steps of a change took that the disk or others can hold up.",
+            "Duration of the steps of a change that the disk or others can delay.",
             ("step",),
             buckets=_STEPS,
             registry=registry,
         )
         self._faults = Counter(
             "httpnas_storage_errors",
-            "Errors of the storage that are no client's doing.",
+            "Errors of the storage that no client has caused.",
             ("error",),
             registry=registry,
         )
@@ -148,7 +148,7 @@ class Metrics:
         )
         self._disk_used = Gauge(
             "disk_used",
-            "Part of the file system that is used, from 0 to 1; as simple-fs has it.",
+            "Used part of the file system, from 0 to 1, as in simple-fs.",
             registry=registry,
         )
 
@@ -157,7 +157,7 @@ class Metrics:
         self._steps.labels(step).observe(seconds)
 
     def request_ended(self, request: Request) -> None:
-        """Count *request*, which has come to its end."""
+        """Count *request*, which has ended."""
         series = self._series_of(request)
         series.durations.observe(request.site.reactor.seconds() - request.began)
         if request.first_byte is not None:
@@ -179,7 +179,7 @@ class Metrics:
         return series
 
     def _count_bytes(self, request: Request, series: _Series) -> None:
-        """Count what has moved since the last time, so that long transfers show while they run."""
+        """Count the bytes since the last time, so that long transfers show while they run."""
         received, sent = request.body.received, request.sentLength
         seen = self._seen.get(request, (0, 0))
         series.received.inc(received - seen[0])
@@ -189,7 +189,7 @@ class Metrics:
     def sample(self, site: Site, disk: Disk, trace: Trace, space: Space | None) -> None:
         """Set the gauges to how things are at this moment.
 
-        :param space: of the storage, None when it does not say.
+        :param space: of the storage, None when the storage does not answer.
         """
         for request in site.running():
             self._count_bytes(request, self._series_of(request))
@@ -216,7 +216,7 @@ class Metrics:
         self._disk_used.set(round(used, 2))
 
     def render(self, accept: bytes | None) -> tuple[bytes, bytes]:
-        """Return a document in the form that *accept* asks for, and its content type."""
+        """Return a document in the format that *accept* asks for, and its media type."""
         try:
             encode, content_type = choose_encoder((accept or b"").decode("latin-1"))
         except (TypeError, ValueError):  # a version that is none

@@ -1,8 +1,8 @@
 """Forms with files, part by part while they stream in (RFC 7578).
 
-A form is one body with several others in it, one after the other. :class:`Parts` consumes the
-whole and produces each part for a consumer of its own; between two parts, and while a consumer has
-enough, the whole is paused. What is held meanwhile is what had been read from the socket.
+A form is one body that contains several others, one after the other. :class:`Parts` consumes the
+form and produces each part for a consumer of its own. Between two parts, and while a consumer
+has enough, the form is paused. Only what was already read from the socket is held meanwhile.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PARAMETER = re.compile(
 
 
 class BadForm(ValueError):
-    """The body is not the form that its headers announce; the message tells the client why."""
+    """The body is not the form that its header fields announce; the message says why."""
 
 
 def boundary_of(content_type: bytes | None) -> str | None:
@@ -58,12 +58,12 @@ def boundary_of(content_type: bytes | None) -> str | None:
 
 
 def filename_of(disposition: str) -> str | None:
-    """Return the name of the file that a Content-Disposition is about, None when it has none.
+    """Return the file name in a Content-Disposition, None when there is none.
 
     Nothing is cut off it, not even a Windows path: another name would be another file.
 
     :param disposition: the value of the field, in a part of a form.
-    :raises BadForm: when it can not be told where the name ends.
+    :raises BadForm: when it is not clear where the name ends.
     """
     filename, at = None, len(disposition.partition(";")[0])
     while at < len(disposition):
@@ -77,7 +77,7 @@ def filename_of(disposition: str) -> str | None:
 
 
 class _Parser(PushMultipartParser):  # type: ignore[misc]
-    """One that takes no folded header lines, which cost it their number squared."""
+    """A parser that refuses folded header lines: their cost grows with the square of their number."""
 
     def _on_segment_headerline(self, line: bytes) -> None:
         if line[:1] in b" \t":
@@ -88,9 +88,9 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]
 class Part:
     """One part of a form.
 
-    :ivar filename: the name that its file has for the client, None when it is no file.
+    :ivar filename: the name of its file on the client, None when it is not a file.
     :ivar length: None, as no part announces it.
-    :ivar received: bytes of it that have come so far.
+    :ivar received: how many bytes of it have come so far.
     """
 
     length = None
@@ -101,7 +101,7 @@ class Part:
         self._parts = parts
 
     def deliver_to(self, consumer: IConsumer) -> Deferred[None]:
-        """Give the part, which is the present one, to *consumer* as it comes.
+        """Give this part, which must be the current one, to *consumer* as it comes.
 
         :return: fires when the consumer has been given all of it, or has stopped it.
         :raises BadForm: through the Deferred, when the form is broken; and what
@@ -117,9 +117,9 @@ _END = object()
 class Parts:
     """The parts of a form.
 
-    What goes wrong is found behind the parts that had come by then: they are given out first.
+    The parts that came before an error are given out before the error is raised.
 
-    :param body: the whole; it is asked for.
+    :param body: the form; its client is asked to send it.
     :param boundary: as :func:`boundary_of` returns it.
     """
 
@@ -131,7 +131,7 @@ class Parts:
             max_header_count=MAX_HEADERS,
             max_segment_count=MAX_PARTS,
         )
-        #: Parts, bytes, None behind each part; then _END, or what went wrong.
+        #: Parts, bytes, None after each part; then _END, or an error.
         self._events: deque[Any] = deque()
         self._waiting: Deferred[Any] | None = None
         self._part: Part | None = None
@@ -142,7 +142,7 @@ class Parts:
     # For the handler
 
     def next(self) -> Deferred[Part | None]:
-        """Return the next part, None behind the last; the rest of the present one is dropped.
+        """Return the next part, None after the last; the rest of the current one is dropped.
 
         :raises BadForm: through the Deferred; and what :meth:`Body.deliver_to` raises.
         """
@@ -246,7 +246,7 @@ class Parts:
             self._settle(None)
 
     def _end(self, event: object) -> None:
-        """End whatever is waited for; *event* stays, for whoever asks again."""
+        """End the wait with *event*, which stays for the next who asks."""
         if self._consumer is not None:
             self._consumer.unregisterProducer()
             self._consumer = None
@@ -258,7 +258,7 @@ class Parts:
             waiting.callback(result)  # a Failure takes the way of failures
 
     def _hold(self) -> None:
-        """Keep the body from coming while what has come is not taken."""
+        """Pause the body while what has come is not taken yet."""
         if self._body.ended:
             return
         if self._paused or self._events:

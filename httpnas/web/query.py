@@ -1,4 +1,4 @@
-"""What stands behind the question mark of a request target."""
+"""The query of a request target, which follows the question mark."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from httpnas.web.problems import Kind, Problem
 
 
 def parse_query(query: bytes) -> dict[str, str]:
-    """Return the fields of *query*; of those that come more than once, the last.
+    """Return the fields of *query*; the last one of those with the same name.
 
-    :raises Problem: 400, when it is not made of fields.
+    :raises Problem: 400, when it does not consist of fields.
     """
     try:
         fields = parse_qs(query.decode("ascii"), errors="strict", max_num_fields=16)
@@ -20,9 +20,9 @@ def parse_query(query: bytes) -> dict[str, str]:
 
 
 def limit_of(fields: dict[str, str]) -> int | None:
-    """Return how many entries are wanted, None for all.
+    """Return how many entries are asked for, None for all.
 
-    :raises Problem: 400, when that is no number.
+    :raises Problem: 400, when it is not a number.
     """
     limit = fields.get("limit")
     if limit is None:

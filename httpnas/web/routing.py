@@ -1,4 +1,4 @@
-"""Klein, told to match doors and methods only: names are none of its business."""
+"""The routes. Klein matches doors and methods only; each door reads the names itself."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ Handler = Callable[[Request], Coroutine[Deferred[Any], Any, None]]
 
 
 class _Rest(BaseConverter):
-    """All that is left of a path, of any shape."""
+    """The rest of a path, whatever it contains."""
 
     regex = ".*"
     part_isolating = False
 
 
-#: What is answered even while the daemon is stopping.
+#: The doors that answer even while the daemon is stopping.
 _TO_THE_END = ("operations", "page")
 _PORT = re.compile(rb":[0-9]*\Z")
-#: Fields that a page of another site may read of an answer, besides those that it always may.
+#: Fields of an answer that pages of other sites may read, besides those that they always may.
 _EXPOSED = (
     b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, "
     b"Retry-After, Upload-Offset, X-Request-ID"
 )
-#: Methods that pages of other sites may use; which of them a name takes, its door says.
+#: Methods that pages of other sites may use. Each door says which of them a name takes.
 _SHARED = b"DELETE, GET, HEAD, POST, PUT"
-#: Seconds for which a browser may remember what a preflight was answered.
+#: Seconds for which a browser may remember the answer to a preflight.
 _PREFLIGHT = b"600"
 
 
@@ -56,12 +56,12 @@ class Door(Protocol):
 
 
 class Router:
-    """The routes of all doors, and what is checked before any of them.
+    """The routes of all doors, and the checks that come before all of them.
 
     :param origins: of sites whose pages may use every door (the CORS protocol of the Fetch
         standard), as browsers spell them in Origin.
-    :param hosts: the names that the daemon answers to, none for any: a page whose own name was
-        made to point here (DNS rebinding) still asks for its own.
+    :param hosts: the host names that the daemon answers to, none for any. A page whose own host
+        name was made to point here (DNS rebinding) still asks for its own.
     """
 
     def __init__(self, origins: Collection[bytes] = (), hosts: Collection[bytes] = ()) -> None:
@@ -73,11 +73,11 @@ class Router:
         self._app.handle_errors(Exception)(_failed)
 
     def resource(self) -> KleinResource:
-        """Return what answers requests; every error becomes a problem document."""
+        """Return the resource that answers requests; every error becomes a problem document."""
         return self._app.resource()
 
     def add_page(self, door: str, rule: str, handler: Handler, any_host: bool = False) -> None:
-        """Let *handler* answer GET and HEAD for *rule*, and say so when it is asked for methods."""
+        """Let *handler* answer GET and HEAD for *rule*, and answer OPTIONS accordingly."""
 
         async def options(request: Request) -> None:
             request.setHeader(b"Allow", b"GET, HEAD, OPTIONS")
@@ -94,14 +94,14 @@ class Router:
         handler: Handler,
         any_host: bool = False,
     ) -> None:
-        """Let *handler* answer requests for *rule* by *methods* (None: any that is left).
+        """Let *handler* answer requests for *rule* with *methods* (None: all other methods).
 
-        It runs to its end even when the client goes away in between: what waits for the client
-        fails then, and everything else is worth finishing.
+        The handler runs to its end even when the client goes away. What waits for the client fails
+        then, and everything else is finished.
 
-        :param door: what the rule belongs to, for metrics; the verb is the handler's name until
-            it knows better.
-        :param any_host: answer to every name: orchestrators ask by address.
+        :param door: the group that the rule belongs to, for the metrics. The verb is the name of the
+            handler until the handler sets another one.
+        :param any_host: answer whatever Host says: orchestrators ask by address.
         """
 
         def endpoint(request: Request, **_: object) -> Deferred[None]:
@@ -147,7 +147,7 @@ class Router:
 
 
 def _share(request: Request, origin: bytes) -> None:
-    """Tell the browser that pages of *origin* may see the answer."""
+    """Allow pages of *origin* to see the answer."""
     request.setHeader(b"Access-Control-Allow-Origin", origin)
     request.setHeader(b"Access-Control-Expose-Headers", _EXPOSED)
     if request.method == b"OPTIONS" and request.getHeader(b"Access-Control-Request-Method"):

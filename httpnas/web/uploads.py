@@ -1,4 +1,4 @@
-"""Bodies on their way in: what their headers say of them."""
+"""Uploads and appends: what the header fields of a request say about its body."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from httpnas.web.request import Request
 
 
 def admit(request: Request, max_upload: int | None) -> None:
-    """Refuse a body for what its headers say of it, and bound what comes."""
+    """Refuse a body because of its header fields, or bound its length.
+
+    :param max_upload: how many bytes it may have, None for any number.
+    """
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
         raise Problem(
@@ -33,7 +36,7 @@ async def replace(files: Files, request: Request, name: bytes) -> Version:
 
 
 async def append(files: Files, request: Request, name: bytes) -> Version:
-    """Put the body of *request* behind the end of the file *name*, once for each key."""
+    """Append the body of *request* to the file *name*, once for each key."""
     digests = expected_digests(request.field_lines)
     expected = _offset(request.getHeader(b"Upload-Offset"))
     key = _key(request.getHeader(b"Idempotency-Key"))

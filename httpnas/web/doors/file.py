@@ -1,4 +1,4 @@
-"""``/file``: the http-nas dialect, in which POST creates or replaces and PUT appends."""
+"""``/file``: the dialect of http-nas: POST creates or replaces, and PUT appends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _METHODS = {
     b"mv": "OPTIONS, PUT",
 }
 _HEALTH_METHODS = "GET, HEAD, OPTIONS"
-#: Bytes of the document that tells where to move to.
+#: The most bytes of the document that holds the new name of a move.
 _MOVE = 64 << 10
 
 
@@ -58,7 +58,7 @@ class FileDoor:
         add("/file/<rest:_>", None, self.refuse)
 
     async def health(self, request: Request) -> None:
-        """Tell whether the storage can be written to."""
+        """Answer whether the storage can be written to."""
         try:
             await self._watchdog.probe.ask()
         except StorageError as error:
@@ -117,14 +117,14 @@ class FileDoor:
         answer(request)
 
     async def options(self, request: Request) -> None:
-        """Tell what can be done here."""
+        """List the methods of this path."""
         rest = _rest(request)
         methods = _METHODS[split_verb(rest, _VERBS)[1]] if rest else _HEALTH_METHODS
         request.setHeader(b"Allow", methods.encode())
         answer(request, b"", 204)
 
     async def refuse(self, request: Request) -> None:
-        """Refuse a method that nothing here takes."""
+        """Refuse a method that this path does not take."""
         _name(request)
 
 
@@ -147,7 +147,7 @@ def _name(request: Request, *verbs: bytes | None) -> tuple[bytes, bytes | None]:
 
 
 async def _document(body: Body) -> bytes:
-    """Return *body* as a whole, if it is not too long for one that tells where to move to."""
+    """Return the whole *body*, unless it is too long for a document with a new name."""
     if (body.length or 0) > _MOVE:
         raise _not_a_move()
     body.limit = _MOVE

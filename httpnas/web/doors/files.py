@@ -1,4 +1,4 @@
-"""``/files``: the simple-fs dialect, in which forms upload and downloads come as attachments."""
+"""``/files``: the dialect of simple-fs: forms upload, and downloads are attachments."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from httpnas.web.uploads import admit
 
 _DOOR = b"files"
 _METHODS = b"GET, HEAD, OPTIONS, POST"
-#: What a filename of Content-Disposition had better not have: other than ASCII; a quote and a
-#: backslash, which ends of different age read differently; a percent sign, which some decode.
+#: What a filename in Content-Disposition should not contain: anything but ASCII, a quote or a
+#: backslash, which old and new clients read differently, and a percent sign, which some decode.
 _AMBIGUOUS = re.compile(r'[^ -~]|["\\%]')
-#: Characters of all names in one form, which are kept to be told.
+#: How many characters the names in one form may have in total; the answer lists them.
 _NAMES = 256 << 10
 #: For browsers without JavaScript.
 _ACCEPTED = """<!DOCTYPE html>
@@ -62,7 +62,7 @@ class FilesDoor:
             add(rule, ["OPTIONS"], self.options)
 
     async def download(self, request: Request) -> None:
-        """Send a file, to be kept and not to be shown."""
+        """Send a file as an attachment, for saving and not for showing."""
         name = _name(request)
         async with self._files.open(RequestJob(request), name) as opened:
             if isinstance(opened, Folder):
@@ -72,9 +72,9 @@ class FilesDoor:
             await send_file(self._files, request, name, opened)
 
     async def upload(self, request: Request) -> None:
-        """Store every file of a form, in the folder that is named.
+        """Store every file of a form, in the folder that the path names.
 
-        The files that had come whole are kept when the form breaks off.
+        When the form breaks off, the files that came whole are kept.
         """
         folder = _name(request)
         if folder:
@@ -129,7 +129,7 @@ class FilesDoor:
         return name.decode()
 
     async def options(self, request: Request) -> None:
-        """Tell what can be done here."""
+        """List the methods of this path."""
         request.setHeader(b"Allow", _METHODS)
         answer(request, b"", 204)
 
@@ -150,7 +150,7 @@ def _attachment(leaf: str) -> bytes:
 
 
 def _accept(request: Request, message: str) -> None:
-    """Answer with 202, which simple-fs gave before it had stored anything; here it is done."""
+    """Answer with 202, as simple-fs did before it stored the files; here they are stored."""
     if listing_format(request.getHeader(b"Accept")) == "html":
         page = _ACCEPTED.format(message=html.escape(message))
         request.setHeader(b"Content-Security-Policy", b"default-src 'none'")

@@ -1,4 +1,4 @@
-"""For operators and their tools: whether the daemon lives, is ready, and what it does."""
+"""For operators and their tools: whether the daemon is alive and ready, and what it does."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Operations:
         add("/transfers", self.transfers)
 
     async def health(self, request: Request) -> None:
-        """Tell that the daemon lives, whatever has become of its storage."""
+        """Answer that the daemon is alive, whatever the state of its storage is."""
         answer_json(request, {"status": "alive"})
 
     async def ready(self, request: Request) -> None:
-        """Tell whether requests had better come here, and why not."""
+        """Answer whether requests should be sent here, and if not, why."""
         reasons = [*self._own_reasons(request), *await self._storage_reasons()]
         if reasons:
             request.problem_members["reasons"] = reasons
@@ -79,7 +79,7 @@ class Operations:
         return []
 
     async def metrics(self, request: Request) -> None:
-        """Show what has been counted and measured."""
+        """Show the metrics."""
         space = await self._space()
         self._metrics.sample(request.site, self._disk, self._trace, space)
         document, content_type = self._metrics.render(request.getHeader(b"Accept"))
@@ -92,7 +92,7 @@ class Operations:
             return None
 
     async def transfers(self, request: Request) -> None:
-        """Show the transfers that run, and the latest that have ended."""
+        """Show the transfers that are running, and the latest that have ended."""
         limit = limit_of(parse_query(request.query))
         request.setHeader(b"Cache-Control", b"no-store")
         answer_json(request, self._trace.record(limit))
