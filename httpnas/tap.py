@@ -245,7 +245,7 @@ def _address(port: IListeningPort) -> str:
 
 
 def _leave_after(seconds: float, say_why: Callable[[], object]) -> threading.Timer:
-    """End the process after *seconds*, from a thread of its own: all others may wait for the disk."""
+    """End the process after *seconds*, by a thread of its own: all others may wait for the disk."""
 
     def leave() -> None:
         say_why()

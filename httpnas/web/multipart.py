@@ -77,7 +77,7 @@ def filename_of(disposition: str) -> str | None:
 
 
 class _Parser(PushMultipartParser):  # type: ignore[misc]
-    """A parser that refuses folded header lines: their cost grows with the square of their number."""
+    """A parser that refuses folded header lines, whose cost grows with their number squared."""
 
     def _on_segment_headerline(self, line: bytes) -> None:
         if line[:1] in b" \t":

@@ -99,8 +99,8 @@ class Router:
         The handler runs to its end even when the client goes away. What waits for the client fails
         then, and everything else is finished.
 
-        :param door: the group that the rule belongs to, for the metrics. The verb is the name of the
-            handler until the handler sets another one.
+        :param door: the group that the rule belongs to, for the metrics. The verb is the name of
+            the handler until the handler sets another one.
         :param any_host: answer whatever Host says: orchestrators ask by address.
         """
 
