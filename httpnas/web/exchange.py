@@ -14,8 +14,7 @@ from httpnas.fields.conditions import Conditions
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check, Find
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Find, Version
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns

@@ -167,7 +167,7 @@ def _pieces(
 def _entries(folder: Folder, places: Iterator[Place]) -> Iterator[tuple[Place, Entry]]:
     """Yield what is still there of *places*."""
     for place in places:
-        entry = folder.look(place.name)
+        entry = folder.entry(place.name)
         if entry is not None:
             yield place, entry
 

@@ -15,8 +15,7 @@ import pytest
 
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check, Find
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Find, Version
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 30.0

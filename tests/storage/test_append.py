@@ -27,8 +27,7 @@ from httpnas.storage.errors import (
 )
 from httpnas.storage.records import XattrRecords
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Find
-from httpnas.storage.version import Version
+from httpnas.storage.version import Find, Version
 from tests.storage.steps import (
     Faults,
     Refused,

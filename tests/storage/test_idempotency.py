@@ -18,8 +18,7 @@ from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, Stor
 from httpnas.storage.idempotency import REMEMBERED
 from httpnas.storage.records import LARGEST
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Check
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Version
 from tests.storage.steps import (
     Refused,
     anything,

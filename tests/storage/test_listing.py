@@ -159,7 +159,7 @@ def test_what_no_request_can_name_is_left_out(storage: Storage, root: Path) -> N
     for order in ORDERS:
         assert sorted(place.name for place in folder.places(order, None, 2)) == [b"d", b"f"]
     for name in [b"link", b"dangling", b"fifo", b"socket", b"none"]:
-        assert folder.look(name) is None
+        assert folder.entry(name) is None
     folder.close()
 
 
@@ -168,11 +168,11 @@ def test_an_entry_is_what_the_name_is_by_now(storage: Storage, root: Path) -> No
     upload(storage, b"d/f", b"")
     folder = storage.open(b"")
     assert isinstance(folder, Folder)
-    assert folder.look(b"f") == Entry(b"f", False, written)
-    assert folder.look(b"d") == Entry(b"d", True, of_stat((root / "d").stat()))
+    assert folder.entry(b"f") == Entry(b"f", False, written)
+    assert folder.entry(b"d") == Entry(b"d", True, of_stat((root / "d").stat()))
     listed_names = folder.names()
     remove(storage, b"f")
-    assert folder.look(b"f") is None
+    assert folder.entry(b"f") is None
     assert list(listed_names) == [b"d", b"f"]  # as it was when it was asked for
     assert list(folder.names()) == [b"d"]  # an open folder can be listed again
     folder.close()
@@ -431,5 +431,5 @@ def test_a_file_that_becomes_a_link_while_it_is_listed_is_left_out(
         raise OSError(errno.ELOOP, "a link")
 
     monkeypatch.setattr("httpnas.storage.version.committed_at", is_a_link_by_now)
-    assert folder.look(b"f") is None
+    assert folder.entry(b"f") is None
     folder.close()

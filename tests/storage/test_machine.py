@@ -26,8 +26,7 @@ from httpnas.storage.errors import IntoItself, IsFolder, NameTaken, NoSuchFile, 
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Version
 from tests.harness import wait_until
 from tests.storage.steps import (
     Refused,
@@ -403,7 +402,7 @@ class StorageMachine(RuleBasedStateMachine):
             wanted = NotAFolder
         elif self.model.is_folder(name):
             wanted = IsFolder
-        version = self.expect(wanted, lambda: self.storages[on].look(name))
+        version = self.expect(wanted, lambda: self.storages[on].version_of(name))
         if wanted is None:
             assert (version and version.tag) == self.tags.get(name)
 

@@ -20,6 +20,7 @@ from httpnas.storage.errors import (
     Reserved,
     StorageAway,
     StorageError,
+    translated,
 )
 from httpnas.storage.listing import Folder
 from httpnas.storage.root import FOLDER, READ, Root, is_private
@@ -73,7 +74,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 #: Every operation that names a file, with the arguments that let it do harm.
 OPERATIONS: dict[str, Callable[[Storage, bytes], Any]] = {
     "open": lambda storage, name: storage.open(name).close(),
-    "look": lambda storage, name: storage.look(name),
+    "look": lambda storage, name: storage.version_of(name),
     "upload": lambda storage, name: upload(storage, name, b"new"),
     "create": lambda storage, name: upload(storage, name, b"new", create_only=True),
     "append": lambda storage, name: append(storage, name, b"more"),
@@ -187,6 +188,11 @@ def test_reclaiming_a_folder_with_links_in_it_leaves_what_they_point_to(
     assert leftovers(root) == []
 
 
+def _open_to_change(storage: Storage, name: bytes) -> None:
+    with translated(), storage.held_file(name, root_module.WRITE):
+        raise AssertionError("it was opened")
+
+
 @pytest.mark.parametrize("kind", ["fifo", "socket", "null"])
 def test_special_files_are_nothing_and_never_hang(storage: Storage, root: Path, kind: str) -> None:
     _make_special(root, kind)
@@ -196,7 +202,7 @@ def test_special_files_are_nothing_and_never_hang(storage: Storage, root: Path, 
         lambda: storage.open(b"special/below"),
         lambda: append(storage, b"special/below", b""),
         lambda: storage.remove(b"special", anything),
-        lambda: storage.open_regular(b"special", root_module.WRITE),
+        lambda: _open_to_change(storage, b"special"),
     ]
     for result in at_once(acts):
         assert type(result) is NoSuchFile

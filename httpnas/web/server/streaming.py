@@ -73,14 +73,14 @@ class Backing(Protocol):
         """Whether nothing is to be had of it just now."""
 
     @property
-    def patience(self) -> float:
+    def hang_timeout(self) -> float:
         """For how many seconds a request may wait for it without a byte being moved."""
 
     @property
     def now(self) -> float:
         """The time by which that is measured, in seconds."""
 
-    def check(self) -> None:
+    def tick(self) -> None:
         """Look after it; called once a second."""
 
 
@@ -384,7 +384,7 @@ class StreamingChannel(http.HTTPChannel):
         moved, now = request.body.received + request.sentLength, self.site.backing.now
         if not is_awaited or moved != self._moved[0]:
             self._moved = (moved, now)
-        elif now - self._moved[1] > self.site.backing.patience and not request.finished:
+        elif now - self._moved[1] > self.site.backing.hang_timeout and not request.finished:
             request.tell_to_come_again()
 
     def _check_drain(self, age: float) -> None:
@@ -586,7 +586,7 @@ class StreamingSite(server.Site):
     def _check(self) -> None:
         now = self.reactor.seconds()
         try:
-            self.backing.check()
+            self.backing.tick()
         except Exception:
             self._log.failure("the storage could not be looked after")
         for channel in list(self.channels):
