@@ -351,13 +351,6 @@ def test_tags_differ_even_when_the_inode_is_used_again(storage: Storage) -> None
 
 
 @pytest.fixture
-def durable(root: Path) -> Any:
-    storage = Storage(str(root))
-    yield storage
-    storage.close()
-
-
-@pytest.fixture
 def events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """What was synced, renamed and made, in order, as paths below the root."""
     events: list[tuple[str, str]] = []
