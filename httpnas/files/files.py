@@ -29,8 +29,8 @@ from httpnas.storage.errors import IsFolder, NameTaken
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check, Find, Upload
-from httpnas.storage.version import Version
+from httpnas.storage.upload import Upload
+from httpnas.storage.version import Check, Find, Version
 from httpnas.transfer import scan
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.sender import Chained, Generated, Sender, Source, Text
@@ -311,7 +311,7 @@ class Files:
         self._tell(job, Commit(Verb.MOVE, name, to=target))
 
     def _effect_on(self, name: bytes) -> Effect:
-        return Effect.NEW if self._storage.look(name) is None else Effect.CHANGED
+        return Effect.NEW if self._storage.version_of(name) is None else Effect.CHANGED
 
     async def remove(self, job: Job, name: bytes, conditions: Conditions = _NO_CONDITIONS) -> None:
         """Remove the file, the link, or the folder *name* with all in it.

@@ -1,35 +1,30 @@
 """Adding to the end of a file, whole or not at all.
 
-The body is staged first, in memory while it is small and in a temporary beyond that, so that a
-slow or vanishing client touches nothing. Then it is committed under the name's lock, at the
-length the file has by then: O_APPEND would not do, it tears on network file systems.
+The body is staged first: in memory while it is small, in a temporary file beyond that. So a client
+that is slow or vanishes touches nothing. Then it is committed under the name's lock, at the length
+that the file has by then. O_APPEND would not do, because it tears on network file systems.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from httpnas.storage import facts, idempotency, version
-from httpnas.storage.errors import StorageBroken, StorageError, translated
+from httpnas.storage.content import copy, stamp, write_all
+from httpnas.storage.errors import StorageError, translated
 from httpnas.storage.facts import Facts, newlines
+from httpnas.storage.namespace import Namespace
 from httpnas.storage.root import WRITE
-from httpnas.storage.upload import Check, stamp, write_all
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Version
 
-if TYPE_CHECKING:
-    from httpnas.storage.store import Storage
-
-#: Bytes of a body that are kept in memory before a temporary is made for it.
+#: Bytes of a body that are kept in memory before a temporary file is made for it.
 IN_MEMORY = 1 << 20
-_COPY = 8 << 20
 
 
 class WrongOffset(StorageError):
-    """The file is not as long as the client thinks.
+    """The file does not have the length that the client expects.
 
     :ivar actual: its length in bytes.
     """
@@ -42,12 +37,12 @@ class WrongOffset(StorageError):
 class Append:
     """A body on its way to the end of a file.
 
-    Made by :meth:`httpnas.storage.store.Storage.begin_append`. Its methods are called one at a
-    time, and :meth:`close` last, whatever happened before.
+    Made by :meth:`httpnas.storage.store.Storage.begin_append`. Call its methods one at a time,
+    and :meth:`close` last, whatever happened before.
     """
 
-    def __init__(self, storage: Storage, name: bytes, key: bytes | None = None) -> None:
-        self._storage = storage
+    def __init__(self, namespace: Namespace, name: bytes, key: bytes | None = None) -> None:
+        self._namespace = namespace
         self._name = name
         self._key = key
         self._staged: list[bytes] = []
@@ -65,7 +60,7 @@ class Append:
         self._lines += newlines(chunks)
         if self._length > IN_MEMORY:
             if self._temporary is None:
-                self._temporary = self._storage.workspace.create()
+                self._temporary = self._namespace.workspace.create()
             with translated():
                 write_all(self._temporary[0], self._staged)
             self._staged = []
@@ -76,19 +71,19 @@ class Append:
         If the file has taken an append with the same key before, nothing is appended and the
         version which that one made is returned.
 
-        :param check: decides under the name's lock whether the present version may be changed, once
-            more when that is written and not yet true.
-        :param expected: the length in bytes the file must have.
+        :param check: decides under the name's lock whether the present version may be changed. It
+            is asked again when all is written, just before that becomes true.
+        :param expected: the length in bytes that the file must have.
         :raises WrongOffset: when it has another one.
         :raises NoSuchFile: when the file is not there any more.
         :raises StorageError: when nothing was appended.
         """
-        storage = self._storage
-        timed = storage.timed("append_commit")
-        with timed, translated(), storage.held_file(self._name, WRITE) as fd:
+        namespace = self._namespace
+        timed = namespace.timed("append_commit")
+        with timed, translated(), namespace.held_file(self._name, WRITE) as fd:
             present = self._recover(fd)
             if self._key is not None:
-                done = idempotency.outcome(fd, self._key, present, storage.records)
+                done = idempotency.outcome(fd, self._key, present, namespace.records)
                 if done is not None:
                     return done
             check(lambda: present)
@@ -98,7 +93,7 @@ class Append:
 
     def _recover(self, fd: int) -> Version:
         """Undo what a daemon that died in the middle of a commit has left."""
-        records = self._storage.records
+        records = self._namespace.records
         present = version.committed(fd, records)
         if version.read_undo(fd, records) is not None:
             self._restore(fd, present)
@@ -107,29 +102,29 @@ class Append:
     def _restore(self, fd: int, before: Version) -> None:
         os.ftruncate(fd, before.size)
         os.utime(fd, ns=(before.mtime_ns, before.mtime_ns))
-        idempotency.forget_undone(fd, before, self._storage.records)
-        self._storage.sync(fd)
-        version.clear_undo(fd, self._storage.records)
+        idempotency.forget_undone(fd, before, self._namespace.records)
+        self._namespace.sync(fd)
+        version.clear_undo(fd, self._namespace.records)
 
     def _extend(self, fd: int, present: Version, check: Check) -> Version:
         if not self._length and self._key is None:
             return present
-        records = self._storage.records
+        records = self._namespace.records
         known = facts.recall(fd, present, records)
         version.write_undo(fd, present, records)
         try:
             if self._temporary is None:
                 write_all(fd, self._staged, present.size)
             else:
-                _copy(self._temporary[0], fd, present.size, self._length)
+                copy(self._temporary[0], fd, present.size, self._length)
             stamp(fd)
             extended = version.of_stat(os.fstat(fd))
             self._note(fd, present, extended, known)
-            self._storage.sync(fd)
-            check(lambda: present)  # all that took long was before this
+            self._namespace.sync(fd)
+            check(lambda: present)  # whatever took long has been done by now
             version.clear_undo(fd, records)
             # An undo record that survived a power cut would take back what was acknowledged.
-            self._storage.sync(fd)
+            self._namespace.sync(fd)
         except Exception:
             with contextlib.suppress(OSError):
                 self._restore(fd, present)
@@ -138,43 +133,18 @@ class Append:
 
     def _note(self, fd: int, before: Version, after: Version, known: Facts) -> None:
         """Write down what is known of *after*, for the time when the undo record is gone."""
-        records = self._storage.records
+        records = self._namespace.records
         if known.lines is not None:
             facts.remember(fd, after, Facts(known.lines + self._lines), records)
         if self._key is not None:
             idempotency.remember(fd, self._key, before, after, records)
 
     def close(self) -> None:
-        """Give everything back that staging took."""
+        """Close and remove the temporary file, if there is one."""
         if self._temporary is not None:
             fd, name = self._temporary
             try:
-                os.close(fd)
+                with translated():
+                    os.close(fd)
             finally:
-                self._storage.workspace.discard(name)
-
-
-def _copy(source: int, target: int, offset: int, length: int) -> None:
-    """Copy *length* bytes of *source* to *target* from *offset* on, in the kernel if it can.
-
-    :raises StorageBroken: when there are fewer.
-    """
-    done = 0
-    in_kernel = hasattr(os, "copy_file_range")
-    while done < length:
-        wanted = min(_COPY, length - done)
-        if in_kernel:
-            try:
-                copied = os.copy_file_range(source, target, wanted, done, offset + done)
-            except OSError as error:
-                if error.errno not in (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
-                    raise
-                in_kernel = False
-                continue
-        else:
-            chunk = os.pread(source, wanted, done)
-            write_all(target, [chunk], offset + done)
-            copied = len(chunk)
-        if not copied:
-            raise StorageBroken("what was staged is not there any more")
-        done += copied
+                self._namespace.workspace.discard(name)

@@ -1,7 +1,13 @@
 """What can go wrong below the storage root, in the words of storage.
 
-The doors turn these into answers in one table (:mod:`httpnas.web.problems`); nothing here knows
-of HTTP. Every :exc:`OSError` leaves the storage layer as one of these, through :func:`translated`.
+The doors turn these errors into answers in one table (:mod:`httpnas.web.problems`). Nothing here
+knows of HTTP.
+
+An :exc:`OSError` leaves the public methods of ``Storage``, ``StoredFile``, ``Upload``, ``Append``,
+``Folder`` and ``Volume`` as one of these errors, through :func:`translated`. It stays what it is in
+two places: inside this package, where functions work on descriptors; and in
+:mod:`httpnas.transfer`, which reads opened files by their descriptors. Those who catch it there
+ask :func:`translate` which of these errors it amounts to.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ class NameTaken(StorageError):
 
 
 class IntoItself(StorageError):
-    """A folder can not be moved into itself."""
+    """A folder cannot be moved into itself."""
 
 
 class OtherFileSystem(StorageError):
@@ -48,11 +54,11 @@ class BadNameForFileSystem(StorageError):
 
 
 class StorageFull(StorageError):
-    """No space, inodes or quota left."""
+    """No space, inodes or quota is left."""
 
 
 class NoRoom(StorageFull):
-    """What a client has announced is more than is left."""
+    """A client has announced more than there is space left for."""
 
 
 class FileTooLarge(StorageError):
@@ -64,11 +70,11 @@ class NotPermitted(StorageError):
 
 
 class StorageAway(StorageError):
-    """The storage does not answer as it should just now; a later try may do."""
+    """The storage does not answer as it should just now. A later try may succeed."""
 
 
 class StorageGone(StorageAway):
-    """What was opened of the storage leads to it no more."""
+    """What is open of the storage does not lead to it any more."""
 
 
 class OutOfDescriptors(StorageAway):
@@ -76,11 +82,15 @@ class OutOfDescriptors(StorageAway):
 
 
 class Contended(StorageAway):
-    """A lock could not be had in time."""
+    """Others held a lock for too long."""
 
 
 class StorageBroken(StorageError):
     """The storage reported an error that no retry mends (input/output errors above all)."""
+
+
+class FileCutShort(StorageError):
+    """Somebody has cut a file short, behind the daemon's back, while it was being read."""
 
 
 _KINDS: dict[int, type[StorageError]] = {
@@ -117,7 +127,7 @@ _KINDS: dict[int, type[StorageError]] = {
 
 
 def translate(error: OSError) -> StorageError:
-    """Return the storage error that *error* amounts to; an unknown one is :exc:`StorageBroken`."""
+    """Return the storage error that *error* amounts to, :exc:`StorageBroken` when unknown."""
     kind = _KINDS.get(error.errno or 0, StorageBroken)
     return kind(f"{error.strerror or error}")
 

@@ -1,7 +1,7 @@
-"""What a file knows of itself, so that nobody has to read it for that again.
+"""Facts about a file, kept so that nobody has to read the whole file for them again.
 
-Facts are stamped with the version they are about. A change made behind the daemon's back makes
-another version, and the facts are void. They are a convenience: losing them costs time only.
+Facts are stamped with the version that they are about. A change made behind the daemon's back makes
+another version, and then they are void. They are a convenience: losing them costs only time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Facts:
     """Facts about one version of a file.
 
     :ivar lines: how many newlines it has, None when nobody has counted.
-    :ivar digests: by algorithm, those that somebody has asked for.
+    :ivar digests: by algorithm, those that are known.
     """
 
     lines: int | None = None
@@ -41,8 +41,9 @@ class Facts:
 def newlines(chunks: Iterable[bytes]) -> int:
     """Return the number of newlines in *chunks*.
 
-    A table turns newlines into 1 and all else into 0, and the sum of that is the count: some 25
-    GB/s whatever the lines are like, where counting them one by one is slow for short ones.
+    A table turns each newline into 1 and all else into 0, and the sum is the count. This takes the
+    same time whatever the lines are like (some 25 GB/s); searching for newlines is slow when lines
+    are short.
     """
     return sum(bytesum(translate(chunk, _ONE_FOR_A_NEWLINE)) for chunk in chunks if chunk)
 
@@ -62,9 +63,9 @@ def recall(fd: int, version: Version, records: Records) -> Facts:
 
 
 def remember(fd: int, version: Version, facts: Facts, records: Records) -> None:
-    """Keep *facts* about *version* of the open file *fd*, in place of all there were.
+    """Keep *facts* about *version* of the open file *fd*, in place of all that were kept before.
 
-    Where there is no room for them they are not kept.
+    They are dropped when the file system has no space for them.
 
     :raises StorageError: when the storage fails.
     """

@@ -1,7 +1,7 @@
 """Which appends a file has taken already: its latest idempotency keys and their outcomes.
 
-An append that is sent again, as its answer was lost, carries the key of the first attempt
-(draft-ietf-httpapi-idempotency-key-header) and must not be appended again.
+A client whose answer was lost sends its append again, with the key of the first attempt
+(draft-ietf-httpapi-idempotency-key-header). It must not be appended again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ assert REMEMBERED * _ENTRY.size <= LARGEST
 def outcome(fd: int, key: bytes, present: Version, records: Records) -> Version | None:
     """Return the version that the append with *key* has made of *fd*, or None.
 
-    :param present: the version the file has now. What is said to be longer was undone.
+    :param present: the version that the file has now. An append that made it longer was undone.
     """
     wanted = _hashed(key)
     for hashed, size, mtime_ns in _entries(fd, present, records):
@@ -34,9 +34,9 @@ def outcome(fd: int, key: bytes, present: Version, records: Records) -> Version 
 
 
 def remember(fd: int, key: bytes, before: Version, after: Version, records: Records) -> None:
-    """Remember that the append with *key* has made *after* of *before*.
+    """Remember that the append with *key* has turned *before* into *after*.
 
-    It counts once the file is as long as *after*.
+    The key counts once the file is as long as *after*.
     """
     entries = [_ENTRY.pack(*entry) for entry in _entries(fd, before, records)]
     entries.append(_ENTRY.pack(_hashed(key), after.size, after.mtime_ns))
@@ -44,9 +44,9 @@ def remember(fd: int, key: bytes, before: Version, after: Version, records: Reco
 
 
 def forget_undone(fd: int, present: Version, records: Records) -> None:
-    """Forget the appends that have made *fd* longer than *present* and were undone.
+    """Forget the appends that had made *fd* longer than *present* and were undone.
 
-    Once others have made it as long again, they could not be told any more.
+    Once other appends have made the file as long again, they would seem to have landed.
     """
     kept = b"".join(_ENTRY.pack(*entry) for entry in _entries(fd, present, records))
     if len(kept) != len(records.read(fd, _KIND) or b""):

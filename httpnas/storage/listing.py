@@ -1,9 +1,9 @@
 """What is in a folder, in order, a page at a time.
 
-A folder may hold millions of names. Sorting them in one call would hold Python's global lock,
-and with it the reactor, for as long. So names are sorted in short runs, which are merged while the
-listing is being read. By size or time of change only the places of a page are kept while the folder
-is read, and it is read again for the next page.
+A folder may hold millions of names. Sorting them in one call would hold Python's global lock, and
+with it the reactor, for all that time. So names are sorted in short runs, which are merged while
+the listing is being read. In the order of size or time of change only the places of one page are
+kept while the folder is read. It is read again for the next page.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from httpnas.storage import version
+from httpnas.storage.errors import translated
 from httpnas.storage.records import Records
 from httpnas.storage.root import PRIVATE
 from httpnas.storage.version import Version
 
-#: Names sorted in one call: about 5 ms.
+#: Names sorted in one call, which takes about 5 ms.
 _RUN = 16384
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class Place(NamedTuple):
-    """Where an entry stands in an :class:`Order`, whether it is still there or not.
+    """Where an entry stands in an :class:`Order`, even when it is not there any more.
 
     :ivar value: size in bytes (-1 for a folder), or time of change in nanoseconds since the epoch;
         0 in the order of names.
-    :ivar name: its component, which decides between equal values.
+    :ivar name: its last component, which decides between equal values.
     """
 
     value: int
@@ -43,23 +44,23 @@ P = TypeVar("P", bytes, Place)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """In which order entries are listed.
+    """The order in which entries are listed.
 
     :ivar by: ``name``, ``size`` or ``mtime``.
-    :ivar descending: whether it is turned round, names of equal values too.
+    :ivar descending: whether it is reversed, for names of equal values too.
     """
 
     by: str = "name"
     descending: bool = False
 
     def place(self, name: bytes, status: os.stat_result) -> Place:
-        """Return where *name* stands by size or time, as *status* shows it."""
+        """Return the place of *name* by the size or time that *status* shows."""
         if self.by == "mtime":
             return Place(status.st_mtime_ns, name)
         return Place(-1 if version.is_folder(status) else status.st_size, name)
 
     def first(self, count: int, places: Iterator[Place]) -> list[Place]:
-        """Return the first *count* of *places* in this order, keeping no more of them."""
+        """Return the first *count* of *places* in this order; no more are kept in memory."""
         pick = heapq.nlargest if self.descending else heapq.nsmallest
         return pick(count, places)
 
@@ -68,8 +69,8 @@ class Order:
 class Entry:
     """One name in a folder.
 
-    :ivar name: its component, UTF-8.
-    :ivar is_folder: whether it is a folder (else it is a file).
+    :ivar name: its last component, in UTF-8.
+    :ivar is_folder: whether it is a folder (otherwise it is a file).
     :ivar version: size, time of change and identity.
     """
 
@@ -92,11 +93,11 @@ class Folder:
         self._records = records
 
     def places(self, order: Order, after: Place | None, most: int) -> Iterator[Place]:
-        """Yield the places of files and folders behind *after* (None: all) in *order*.
+        """Yield the places of files and folders in *order*, those behind *after* (None: all).
 
-        :param most: how many are kept in memory by size or time; the folder is read anew when more
-            are taken.
-        :raises OSError: when the folder can not be read.
+        :param most: how many are kept in memory in the order of size or time. The folder is read
+            again when more are taken.
+        :raises StorageError: when the folder cannot be read.
         """
         if order.by == "name":
             for name in self.names(after.name if after else b"", order.descending):
@@ -112,16 +113,16 @@ class Folder:
     def names(self, after: bytes = b"", descending: bool = False) -> Iterator[bytes]:
         """Yield the names of files and folders behind *after*, in the order of their bytes.
 
-        Left out is what no request can name: links, special files, names that are not UTF-8 or
+        What no request can name is left out: links, special files, and names that are not UTF-8 or
         hold control characters. All names are read before the first is yielded.
 
         :param after: ``b""`` for all.
-        :param descending: turn the order round; then behind means less.
-        :raises OSError: when the folder can not be read.
+        :param descending: reverse the order. Then names behind *after* are those less than it.
+        :raises StorageError: when the folder cannot be read.
         """
         runs: list[list[bytes]] = []
         run: list[bytes] = []
-        with os.scandir(self.fd) as entries:
+        with translated(), os.scandir(self.fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
                 if _is_behind(name, after, descending) and self._is_listed(entry, name):
@@ -138,8 +139,8 @@ class Folder:
         return self._can_be_named(name)
 
     def _unsorted(self, order: Order, after: Place | None) -> Iterator[Place]:
-        """Yield the places in *order* that are behind *after*, as the folder has them."""
-        with os.scandir(self.fd) as entries:
+        """Yield the places that are behind *after* in *order*, in no order."""
+        with translated(), os.scandir(self.fd) as entries:
             for entry in entries:
                 place = self._place(os.fsencode(entry.name), order)
                 if place is not None and _is_behind(place, after, order.descending):
@@ -149,7 +150,7 @@ class Folder:
         if not self._can_be_named(name):
             return None
         try:
-            # Unlike this, an entry's own stat does not let other threads run in every Python.
+            # In some versions of Python the stat method of an entry lets no other thread run.
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except OSError:
             os.fstat(self.fd)  # fails when it is the volume that is gone
@@ -168,10 +169,10 @@ class Folder:
             return False
         return True
 
-    def look(self, name: bytes) -> Entry | None:
-        """Return what *name* is by now, or None when it is no file or folder any more.
+    def entry(self, name: bytes) -> Entry | None:
+        """Return what *name* is now, or None when it is not a file or folder any more.
 
-        :raises OSError: when the volume is gone.
+        :raises StorageError: when the volume is gone.
         """
         try:
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -180,16 +181,18 @@ class Folder:
             if version.is_file(status):
                 return Entry(name, False, version.committed_at(self.fd, name, self._records))
         except OSError:
-            os.fstat(self.fd)
+            with translated():
+                os.fstat(self.fd)  # fails when it is the volume that is gone
         return None
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self.fd)
+        """Close the descriptor."""
+        with translated():
+            os.close(self.fd)
 
 
 def _is_behind(place: P, after: P | None, descending: bool) -> bool:
-    """Tell whether *place* comes behind *after*, of which an empty one stands before all."""
+    """Tell whether *place* comes behind *after*; when that is empty, every place does."""
     if not after:
         return True
     return place < after if descending else place > after

@@ -1,8 +1,8 @@
-"""Small records that a file has of itself: in user xattrs, or beside it where there are none.
+"""Small records about a file: in its user xattrs, or in files of their own where there are none.
 
-A user xattr (xattr(7)) is the file's own: it moves with it, goes with it, and is synced with it.
-File systems without them (NFS before 4.2, ramfs) get a file for each record in the daemon's own
-folder, named by inode: slower, as each is synced by itself, and as safe.
+A user xattr (xattr(7)) belongs to the file: it is moved, removed and synced with it. On file
+systems without them (NFS before 4.2, ramfs) each record is a file in the daemon's own folder, named
+by inode. This is slower, because each is synced by itself, and as safe.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import errno
 import os
 from typing import Protocol
 
-#: Bytes of a record; on ext4 all xattrs of a file share one block of 4 KiB.
+from httpnas.storage.descriptors import owned
+
+#: Bytes that a record may have; on ext4 all xattrs of a file share one block of 4 KiB.
 LARGEST = 2048
 _NONE = (errno.ENODATA, errno.ENOTSUP)
 
 
 class Records(Protocol):
-    """Where the records of open files are kept, by kind."""
+    """Where the records of open files are kept, by kind. Methods raise :exc:`OSError`."""
 
     def read(self, fd: int, kind: str) -> bytes | None:
         """Return the record, or None when there is none."""
@@ -27,10 +29,10 @@ class Records(Protocol):
         """Make *record* the one of its kind, in one step."""
 
     def remove(self, fd: int, kind: str) -> None:
-        """Take the record away, if there is one."""
+        """Remove the record, if there is one."""
 
     def forget(self, inode: int) -> None:
-        """Take all records away of a file that is being removed."""
+        """Remove all records of a file that is being removed."""
 
 
 class XattrRecords:
@@ -50,7 +52,7 @@ class XattrRecords:
         os.setxattr(fd, f"user.httpnas.{kind}", record)
 
     def remove(self, fd: int, kind: str) -> None:
-        """Take the record away; the file's next sync makes that durable."""
+        """Remove the record; the file's next sync makes that durable."""
         try:
             os.removexattr(fd, f"user.httpnas.{kind}")
         except OSError as error:
@@ -58,7 +60,7 @@ class XattrRecords:
                 raise
 
     def forget(self, inode: int) -> None:
-        """Nothing is to be done: xattrs go with their file."""
+        """Do nothing: xattrs are removed with their file."""
 
 
 class FileRecords:
@@ -82,34 +84,29 @@ class FileRecords:
             record = os.open(_file(fd, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
             return None
-        try:
+        with owned(record):
             return os.read(record, LARGEST)
-        finally:
-            os.close(record)
 
     def write(self, fd: int, kind: str, record: bytes) -> None:
-        """Make *record* the one of its kind: a file is made beside it and renamed."""
+        """Make *record* the one of its kind: a new file replaces the old one by rename(2)."""
         name = _file(fd, kind)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        made = os.open(f"{name}.new", flags, 0o666, dir_fd=self._folder)
-        try:
+        with owned(os.open(f"{name}.new", flags, 0o666, dir_fd=self._folder)) as made:
             while record:
                 record = record[os.write(made, record) :]
             if self._durable:
                 os.fsync(made)
-        finally:
-            os.close(made)
         os.rename(f"{name}.new", name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self._sync()
 
     def remove(self, fd: int, kind: str) -> None:
-        """Take the record away, if there is one."""
+        """Remove the record, if there is one."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_file(fd, kind), dir_fd=self._folder)
             self._sync()
 
     def forget(self, inode: int) -> None:
-        """Take all records away of a file that is being removed: its inode will be used again."""
+        """Remove all records of a file that is being removed: its inode will be used again."""
         for kind in self._KINDS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{inode:x}.{kind}", dir_fd=self._folder)

@@ -1,7 +1,8 @@
-"""Renaming that never replaces anything: renameat2(2) with RENAME_NOREPLACE, or what comes near.
+"""Renaming that never replaces anything: renameat2(2) with RENAME_NOREPLACE, or the next best.
 
-CephFS and NFS know no such flag. There, what has a name already and what has not are treated
-differently: a crash must neither leave the one with two names nor the other with none.
+CephFS and NFS do not know that flag. There, a temporary file (:func:`name_new`) and a file that has
+a name already (:func:`rename_new`) are treated differently: a crash must not leave the one with two
+names, nor the other with none.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def name_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
-    """Give the temporary file *name* in folder *source* a name in folder *target* that is free.
+    """Give the temporary file *name* in folder *source* a free name in folder *target*.
 
-    Without the flag it is linked and then unlinked, where there are links. Who else makes the name
-    wins or loses, and what is left of the temporary is reclaimed.
+    Without the flag it is linked and then unlinked, on file systems that have links. Then either
+    this or another program that makes the same name wins. What is left of the temporary file is
+    reclaimed.
 
     :raises FileExistsError: when *new_name* is taken.
     :raises OSError: as rename(2).
@@ -32,7 +34,7 @@ def name_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        _rename_seeing_nothing(source, name, target, new_name)
+        _rename_if_free(source, name, target, new_name)
     else:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=source)
@@ -41,17 +43,17 @@ def name_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
 def rename_new(source: int, name: bytes, target: int, new_name: bytes) -> None:
     """Rename *name* in folder *source* to *new_name* in folder *target*, which must be free.
 
-    Without the flag it is renamed once nothing is seen there. The locks of both names keep every
-    daemon out; what somebody makes in that moment behind their backs is replaced.
+    Without the flag it is renamed after nothing was found there. The locks of both names keep
+    every daemon out. What another program makes there in that moment is replaced.
 
     :raises FileExistsError: when *new_name* is taken.
     :raises OSError: as rename(2).
     """
     if not _renamed(source, name, target, new_name):
-        _rename_seeing_nothing(source, name, target, new_name)
+        _rename_if_free(source, name, target, new_name)
 
 
-def _rename_seeing_nothing(source: int, name: bytes, target: int, new_name: bytes) -> None:
+def _rename_if_free(source: int, name: bytes, target: int, new_name: bytes) -> None:
     try:
         os.stat(new_name, dir_fd=target, follow_symlinks=False)
     except FileNotFoundError:
@@ -61,7 +63,7 @@ def _rename_seeing_nothing(source: int, name: bytes, target: int, new_name: byte
 
 
 def _renamed(source: int, name: bytes, target: int, new_name: bytes) -> bool:
-    """Rename with the flag, or return False because it is not known here."""
+    """Rename with the flag, or return False when the file system does not know it."""
     if _renameat2 is None:
         return False
     if _renameat2(source, name, target, new_name, _NOREPLACE) == 0:

@@ -1,11 +1,11 @@
 """Opening names below the storage root, so that nothing outside it is ever reached.
 
 A *name* here is ``bytes``: relative, components joined by single slashes, none of them ``.`` or
-``..``; ``b""`` is the root. Who makes names from requests checks that (``httpnas.fields.names``).
+``..``; ``b""`` is the root. ``httpnas.fields.names`` makes sure of that when it reads a request.
 
 The kernel walks a name in one call with openat2(2) and RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
 RESOLVE_NO_MAGICLINKS. Where that call is missing or forbidden (old kernels, some container
-runtimes) each component is opened with O_NOFOLLOW instead: slower, and as safe.
+runtimes) each component is opened with O_NOFOLLOW instead, which is slower and as safe.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import stat
 import struct
 import weakref
 
+from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import (
     NoSuchFile,
     NotAFolder,
@@ -34,13 +35,13 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 #: O_NONBLOCK so that a FIFO cannot hold a thread, O_NOCTTY so that a terminal cannot be taken.
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 WRITE = os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_LOOK = os.O_PATH | os.O_CLOEXEC
+_STAT = os.O_PATH | os.O_CLOEXEC
 
 _SYS_OPENAT2 = 437
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x01, 0x02, 0x04, 0x08, 0x20
 _SAFELY = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS
 _OPEN_HOW = struct.Struct("=QQQ")
-#: How often a walk is begun again when others change the folders under it.
+#: How often a walk is tried again when others change the folders that it passes.
 _TRIES = 128
 _IN_THE_WAY = "a file stands where a folder of this name is needed"
 
@@ -68,8 +69,9 @@ def split(name: bytes) -> tuple[bytes, bytes]:
 
 def _openat2(root: int, name: bytes, flags: int, resolve: int) -> int:
     how = _OPEN_HOW.pack(flags, 0, resolve)
-    # EAGAIN: the name changed under a walk that must not leave the root; the kernel asks for
-    # another try. Somebody who renames without pause must not hold a thread, so tries end.
+    # EAGAIN: a folder was renamed during the walk, and the kernel cannot tell whether the walk has
+    # left the root. It asks for another try. Tries are bounded, because somebody who renames
+    # without pause must not hold a thread.
     for _ in range(_TRIES):
         fd: int = _syscall(_SYS_OPENAT2, root, name or b".", how, ctypes.c_size_t(len(how)))
         if fd >= 0:
@@ -82,7 +84,7 @@ def _openat2(root: int, name: bytes, flags: int, resolve: int) -> int:
 
 
 def _step(at: int, component: bytes, flags: int = FOLDER) -> int:
-    """Open one name in a folder; a link is ELOOP, as openat2 has it, and not ENOTDIR."""
+    """Open one name in a folder. A link fails with ELOOP, as in openat2(2), not with ENOTDIR."""
     try:
         return os.open(component, flags | os.O_NOFOLLOW, dir_fd=at)
     except NotADirectoryError:
@@ -101,21 +103,20 @@ def _walk(root: int, name: bytes, flags: int) -> int:
             above, at = at, _step(at, folder)
             if above != root:
                 os.close(above)
-        fd = _step(at, leaf, flags)
+        with handed_over(_step(at, leaf, flags)) as fd:
+            if flags & os.O_PATH and stat.S_ISLNK(os.fstat(fd).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+            return fd
     finally:
         if at != root:
             os.close(at)
-    if flags & os.O_PATH and stat.S_ISLNK(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
-    return fd
 
 
 class Root:
-    """The folder everything is stored below, held open until it is closed or nobody uses it.
+    """The folder below which everything is stored. It is open until it is closed or not used.
 
-    :param path: the folder; links on the way to it are followed, links below it never.
-    :raises StorageError: when it can not be opened as a folder.
+    :param path: the folder. Links on the way to it are followed, links below it never.
+    :raises StorageError: when it cannot be opened as a folder.
     """
 
     def __init__(self, path: str) -> None:
@@ -127,12 +128,13 @@ class Root:
         self.kernel_walks = self._kernel_walks()
 
     def close(self) -> None:
-        """Give the root's descriptor back."""
-        self._closing()
+        """Close the root's descriptor."""
+        with translated():
+            self._closing()
 
     def _kernel_walks(self) -> bool:
         try:
-            os.close(_openat2(self.fd, b"", _LOOK, _SAFELY))
+            os.close(_openat2(self.fd, b"", _STAT, _SAFELY))
         except OSError:
             return False
         return True
@@ -143,8 +145,9 @@ class Root:
         return _walk(self.fd, name, flags)
 
     def open(self, name: bytes, flags: int) -> int:
-        """Open *name*, which must exist, and return its descriptor.
+        """Open *name*, which must exist, and return its descriptor; the caller closes it.
 
+        :param flags: as for open(2), such as :data:`READ`.
         :raises NoSuchFile: also when a link is met, or the name is the daemon's own.
         """
         if is_private(name):
@@ -153,15 +156,15 @@ class Root:
             try:
                 return self._open(name, flags)
             except OSError as error:
-                if error.errno == errno.EXDEV:  # openat2's word for a walk that left the root
+                if error.errno == errno.EXDEV:  # from openat2(2): the walk would leave the root
                     raise NoSuchFile("no such file or folder") from error
                 raise
 
     def open_cached(self, name: bytes, flags: int) -> int | None:
-        """Open *name* without waiting for a disk, or return None when that can not be promised.
+        """Open *name* without waiting for a disk, or return None when that cannot be promised.
 
-        RESOLVE_CACHED fails instead of reading folders from disk, RESOLVE_NO_XDEV keeps out of
-        file systems mounted below the root, whose own ``open`` might wait for a network.
+        RESOLVE_CACHED fails instead of reading folders from disk. RESOLVE_NO_XDEV keeps out of
+        file systems that are mounted below the root, where opening might wait for a network.
         """
         if not self.kernel_walks or is_private(name):
             return None
@@ -171,29 +174,28 @@ class Root:
             return None
 
     def stat(self, name: bytes) -> os.stat_result | None:
-        """Return what *name* is (never what a link points to), or None when there is nothing.
+        """Return the status of *name* as lstat(2) does, or None when there is nothing.
 
         :raises NotAFolder: when a file stands on the way.
         :raises NoSuchFile: when a link stands on the way.
         """
+        with translated():
+            try:
+                return self._stat(name)
+            except FileNotFoundError:
+                os.fstat(self.fd)  # fails when it is the volume that is gone
+                return None
+
+    def _stat(self, name: bytes) -> os.stat_result:
         if not name:
             return os.fstat(self.fd)
         parent, leaf = split(name)
-        with translated():
-            try:
-                folder = self._open(parent, _LOOK | os.O_DIRECTORY)
-            except FileNotFoundError:
-                os.fstat(self.fd)  # fails when it is the volume that is not there
-                return None
-            except NotADirectoryError as error:
-                raise NotAFolder(_IN_THE_WAY) from error
-            try:
-                return os.stat(leaf, dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                os.fstat(self.fd)
-                return None
-            finally:
-                os.close(folder)
+        try:
+            folder = self._open(parent, _STAT | os.O_DIRECTORY)
+        except NotADirectoryError as error:
+            raise NotAFolder(_IN_THE_WAY) from error
+        with owned(folder):
+            return os.stat(leaf, dir_fd=folder, follow_symlinks=False)
 
     def open_parent(self, name: bytes) -> int:
         """Open the folder that holds *name*; the caller closes it.
@@ -208,20 +210,21 @@ class Root:
                 raise NotAFolder(_IN_THE_WAY) from error
 
     def open_parent_to_change(self, name: bytes) -> int:
-        """Open the folder that holds *name* like :meth:`open_parent`, to change what is in it.
+        """Open the folder that holds *name* as :meth:`open_parent`, to change what is in it.
 
         :raises OtherFileSystem: when the folder is on another file system than the root.
         """
-        fd = self.open_parent(name)
-        if os.fstat(fd).st_dev != self.device:
-            os.close(fd)
-            raise OtherFileSystem("another file system is mounted there")
-        return fd
+        with translated(), handed_over(self.open_parent(name)) as fd:
+            if os.fstat(fd).st_dev != self.device:
+                raise OtherFileSystem("another file system is mounted there")
+            return fd
 
     def make_parent(self, name: bytes, sync: bool) -> int:
-        """Open the folder that holds *name*, making it and its parents when they are missing.
+        """Open the folder that holds *name*, and make it and its parents when they are missing.
 
-        :param sync: bring each new folder's entry to stable storage.
+        The caller closes it.
+
+        :param sync: bring the entry of each new folder to stable storage.
         :raises OtherFileSystem: when the folder is on another file system than the root.
         """
         for _ in range(_TRIES):

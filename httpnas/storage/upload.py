@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from httpnas.storage import facts, version
+from httpnas.storage.content import stamp, write_all
+from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
 from httpnas.storage.facts import Facts, newlines
+from httpnas.storage.namespace import Namespace
 from httpnas.storage.rename import name_new
-from httpnas.storage.version import Version
-
-if TYPE_CHECKING:
-    from httpnas.storage.store import Storage
-
-#: Finds the version that a name has now, None when there is none.
-Find = Callable[[], Version | None]
-#: Called under the name's lock with what finds the version to be changed, which takes round trips
-#: on a network file system. It raises whatever its caller wants to see when that version may not
-#: be changed.
-Check = Callable[[Find], None]
+from httpnas.storage.version import Check, Version
 
 
 class Upload:
-    """A file being written beside its name; :meth:`publish` puts it there.
+    """A temporary file that is being written; :meth:`publish` gives it its name.
 
-    Made by :meth:`httpnas.storage.store.Storage.begin_upload`. Its methods are called one at a
-    time, and :meth:`close` last, whatever happened before.
+    Made by :meth:`httpnas.storage.store.Storage.begin_upload`. Call its methods one at a time,
+    and :meth:`close` last, whatever happened before.
+
+    :raises StorageError: when no temporary file can be made.
     """
 
-    def __init__(self, storage: Storage, name: bytes, fd: int, temporary: bytes) -> None:
-        self._storage = storage
+    def __init__(self, namespace: Namespace, name: bytes) -> None:
+        self._namespace = namespace
         self._name = name
-        self._fd = fd
-        self._temporary = temporary
+        self._fd, self._temporary = namespace.workspace.create()
         self._lines = 0
         self._published = False
 
@@ -58,79 +50,55 @@ class Upload:
 
         When this returns, content and entry are on stable storage (unless durability is off).
 
-        :param check: decides under the name's lock whether the present version may go.
+        :param check: decides under the name's lock whether the present version may be replaced.
         :param create_only: never replace anything.
         :param digests: by algorithm, what is known already of what was written.
         :raises NameTaken: when something has the name and *create_only* is set.
         :raises StorageError: when it is not published, or not known to be durable.
         """
-        storage = self._storage
+        namespace = self._namespace
         with translated():
             stamp(self._fd)
             written = version.of_stat(os.fstat(self._fd))
             known = Facts(self._lines, digests or {})
-            storage.records.forget(written.inode)  # what a file left that others have removed
-            facts.remember(self._fd, written, known, storage.records)
-            storage.sync(self._fd)
+            # A file that others have removed may have left records to this inode.
+            namespace.records.forget(written.inode)
+            facts.remember(self._fd, written, known, namespace.records)
+            namespace.sync(self._fd)
             while not self._published:
-                folder = storage.root.make_parent(self._name, storage.durable)
-                try:
-                    self._enter(folder, check, create_only)
-                    storage.sync(folder)
-                except FileNotFoundError:
-                    storage.workspace.expect(self._temporary)
-                    continue  # the folder was removed in this moment
-                finally:
-                    os.close(folder)
+                self._try_to_publish(check, create_only)
             return written
+
+    def _try_to_publish(self, check: Check, create_only: bool) -> None:
+        """Put the file under its name, unless its folder is removed in this moment."""
+        namespace = self._namespace
+        with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
+            try:
+                self._enter(folder, check, create_only)
+                namespace.sync(folder)
+            except FileNotFoundError:
+                namespace.workspace.verify_temporary(self._temporary)
 
     def _enter(self, folder: int, check: Check, create_only: bool) -> None:
         leaf = os.path.basename(self._name)
-        work = self._storage.workspace.fd
-        with self._storage.hold((folder, leaf)):
-            check(lambda: self._storage.current(folder, leaf))
-            doomed = self._storage.sole_inode(folder, leaf)
+        namespace = self._namespace
+        work = namespace.workspace.fd
+        with namespace.hold((folder, leaf)):
+            check(lambda: namespace.current(folder, leaf))
+            doomed = namespace.sole_inode(folder, leaf)
             if create_only:
                 name_new(work, self._temporary, folder, leaf)
             else:
                 os.rename(self._temporary, leaf, src_dir_fd=work, dst_dir_fd=folder)
             if doomed is not None:
-                self._storage.records.forget(doomed)
+                namespace.records.forget(doomed)
         self._published = True
 
     def close(self) -> None:
-        """Give the descriptor back; what was not published is gone."""
+        """Close the file, and remove it if it was not published."""
         try:
-            os.close(self._fd)
+            with translated():
+                os.close(self._fd)
         finally:
             if not self._published:
-                self._storage.workspace.discard(self._temporary)
-
-
-def write_all(fd: int, chunks: Sequence[bytes], offset: int | None = None) -> None:
-    """Write *chunks* to *fd*, at its position or at *offset*, however often that takes."""
-    views = [memoryview(chunk) for chunk in chunks if chunk]
-    while views:
-        batch = views[:_IOV_MAX]
-        if offset is None:
-            written = os.writev(fd, batch)
-        else:
-            written = os.pwritev(fd, batch, offset)
-            offset += written
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if written:
-            views[0] = views[0][written:]
-
-
-_IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 1024
-
-
-def stamp(fd: int) -> None:
-    """Set the time of change to now, in full nanoseconds.
-
-    The kernel's own stamps may be some milliseconds coarse, too coarse to tell two versions of
-    the same length apart.
-    """
-    now = time.time_ns()
-    os.utime(fd, ns=(now, now))
+                self._namespace.workspace.discard(self._temporary)

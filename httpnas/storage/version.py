@@ -1,8 +1,8 @@
 """Which version of a file is which, and how much of it counts.
 
 An append writes behind the end of the file itself. While it does, an *undo record* names the
-version that still counts: readers stop there, and whoever appends next after a crash cuts the
-file back to it.
+version that still counts. Readers stop there. After a crash, whoever appends next cuts the file
+back to it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from httpnas.storage.descriptors import owned
 from httpnas.storage.records import Records
 from httpnas.storage.root import READ
 
@@ -38,6 +40,14 @@ class Version:
         return f"{self.inode:x}-{self.size:x}-{self.mtime_ns:x}"
 
 
+#: Finds the version that a name has now, None when there is none. On a network file system this
+#: takes round trips.
+Find = Callable[[], Version | None]
+#: A caller's condition for a change. It is called under the name's lock with what finds the version
+#: to be changed. When that version may not be changed it raises what its caller wants to see.
+Check = Callable[[Find], None]
+
+
 def of_stat(status: os.stat_result) -> Version:
     """Return the version that *status* shows."""
     return Version(status.st_size, status.st_mtime_ns, status.st_ino)
@@ -46,18 +56,18 @@ def of_stat(status: os.stat_result) -> Version:
 def committed(fd: int, records: Records) -> Version:
     """Return the latest version of the open file *fd* that is wholly there.
 
-    A commit may begin or end between two looks, so only two equal looks with no record between
-    them prove that there was none.
+    A commit may begin or end between two calls. Only two equal results of fstat(2), with no undo
+    record between them, prove that there was no commit.
     """
-    look = os.fstat(fd)
+    before = os.fstat(fd)
     while True:
         undo = read_undo(fd, records)
-        again = os.fstat(fd)
+        after = os.fstat(fd)
         if undo is not None:
-            return Version(min(undo[0], again.st_size), undo[1], again.st_ino)
-        if of_stat(again) == of_stat(look) and again.st_ctime_ns == look.st_ctime_ns:
-            return of_stat(look)
-        look = again
+            return Version(min(undo[0], after.st_size), undo[1], after.st_ino)
+        if of_stat(after) == of_stat(before) and after.st_ctime_ns == before.st_ctime_ns:
+            return of_stat(before)
+        before = after
 
 
 def committed_at(folder: int, leaf: bytes, records: Records) -> Version:
@@ -71,11 +81,9 @@ def committed_at(folder: int, leaf: bytes, records: Records) -> Version:
     try:
         fd = os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)
     except PermissionError:
-        return of_stat(status)  # what can not be read can still be replaced
-    try:
+        return of_stat(status)  # what cannot be read can still be replaced
+    with owned(fd):
         return committed(fd, records)
-    finally:
-        os.close(fd)
 
 
 def read_undo(fd: int, records: Records) -> tuple[int, int] | None:
@@ -88,12 +96,12 @@ def read_undo(fd: int, records: Records) -> tuple[int, int] | None:
 
 
 def write_undo(fd: int, version: Version, records: Records) -> None:
-    """Record that *version* is what counts of *fd*."""
+    """Record that of *fd* only *version* counts."""
     records.write(fd, _UNDO, _RECORD.pack(version.size, version.mtime_ns))
 
 
 def clear_undo(fd: int, records: Records) -> None:
-    """Take the undo record of *fd* away: all that is in the file counts."""
+    """Remove the undo record of *fd*: from now on all that is in the file counts."""
     records.remove(fd, _UNDO)
 
 

@@ -1,7 +1,11 @@
 """The volume below the storage root: what it is, what is left on it, and whether it is still there.
 
-A network file system can go and come back below a running daemon. What is gone does not always say
-so: a client that CephFS has evicted answers that files do not exist which do.
+A network file system can go and come back below a running daemon. Its errors do not always say that
+it is gone: on a client that CephFS has evicted, files seem not to exist which do.
+
+Two words are used here and below. To *verify* is to raise :exc:`StorageGone` unless something that
+is open still leads to this storage; it changes nothing. To *probe* is to try whether the storage
+can be written to.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import os
 import sys
 from typing import NamedTuple
 
+from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import NoRoom, NotPermitted, StorageFull, StorageGone, translated
 from httpnas.storage.root import PRIVATE, Root
 from httpnas.storage.workspace import Workspace
@@ -20,13 +25,13 @@ _LOCAL = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs",
 
 
 class Space(NamedTuple):
-    """What a file system has (statvfs(3)), in bytes and numbers of files.
+    """How large and how full a file system is (statvfs(3)).
 
     :ivar size: bytes in all; 0 when it does not count them.
-    :ivar unused: bytes that nobody has stored anything in, some of them kept for root.
-    :ivar free: bytes that others than root can still store.
+    :ivar unused: bytes that hold nothing, some of which may be reserved for root.
+    :ivar free: bytes that users other than root can still store.
     :ivar inodes: files and folders that it can hold in all, 0 for any number.
-    :ivar free_inodes: how many of them others than root can still make.
+    :ivar free_inodes: how many of them users other than root can still make.
     """
 
     size: int
@@ -39,18 +44,21 @@ class Space(NamedTuple):
 class Volume:
     """The volume that a storage root lies on.
 
-    :param path: where the root was found.
+    :param path: the path that the root was opened by.
     """
 
     def __init__(self, path: str, root: Root, workspace: Workspace) -> None:
         self._path = path
         self._root = root
         self._workspace = workspace
-        #: Whether no network is asked for what is in memory.
+        #: Whether it asks no network for what is in memory.
         self.is_local = _kind(root.device) in _LOCAL
 
     def space(self) -> Space:
-        """Return how much there is of what files take."""
+        """Return how large and how full the file system is.
+
+        :raises StorageError: as fstatvfs(3) fails.
+        """
         with translated():
             status = os.fstatvfs(self._root.fd)
         unit = status.f_frsize
@@ -65,24 +73,26 @@ class Volume:
     def free_bytes(self) -> int:
         """Return how many bytes an unprivileged user can still store.
 
-        A file system without any blocks (ramfs, some in user space) does not count them, and
-        takes what it takes.
+        A file system without any blocks (ramfs, some in user space) does not count bytes. Then
+        there is no bound.
         """
         space = self.space()
         return space.free if space.size else sys.maxsize
 
     def refuse_full(self, length: int | None) -> None:
-        """Refuse *length* bytes, if that is known, which can not be stored.
+        """Refuse *length* bytes (None: not known) when there is not enough space for them.
 
-        :raises NoRoom:
+        :raises NoRoom: when there is not.
         """
         if length and length > self.free_bytes():
             raise NoRoom("not enough space left")
 
     def verify(self) -> None:
-        """See whether what has just failed may have failed because the volume is gone.
+        """Verify that the root and the daemon's own folder are still there.
 
-        :raises StorageGone: when it is.
+        Called when a call has failed, which it may have done because the volume is gone.
+
+        :raises StorageGone: when they are not.
         """
         try:
             os.fstat(self._root.fd)
@@ -91,14 +101,14 @@ class Volume:
         self._workspace.verify()
 
     def probe(self) -> None:
-        """Write a file and remove it, to see whether the storage can be written to.
+        """Write a file and remove it, to find out whether the storage can be written to.
 
-        A full one can: it takes what makes room. On a network the file is synced, as folders and
-        content may lie on different hosts; on a local disk that would wait for what others have
-        written.
+        A full storage passes, because files can still be removed. On a network the file is synced,
+        because folders and content may lie on different hosts. On a local disk a sync would wait
+        for what others have written.
 
         :raises StorageGone: when the root's path leads elsewhere, or what is open leads nowhere.
-        :raises StorageError: when it can not be written to.
+        :raises StorageError: when it cannot be written to.
         """
         self.verify()
         with translated():
@@ -113,20 +123,17 @@ class Volume:
     def _write_something(self) -> None:
         fd, name = self._workspace.create()
         try:
-            with translated():
-                try:
-                    os.write(fd, b"\n")
-                    if not self.is_local:
-                        os.fsync(fd)
-                finally:
-                    os.close(fd)
+            with translated(), owned(fd):
+                os.write(fd, b"\n")
+                if not self.is_local:
+                    os.fsync(fd)
         finally:
             self._workspace.discard(name)
 
-    def expect(self, root: Root) -> None:
-        """See that *root* is that of this storage, on whatever mount.
+    def verify_same(self, root: Root) -> None:
+        """Verify that *root* is the root of this storage, perhaps by another mount.
 
-        A folder on which nothing is mounted any more is another one, and may be empty.
+        When nothing is mounted on a folder any more it is another folder, and may be empty.
 
         :raises StorageGone: when it is not.
         """
@@ -141,7 +148,7 @@ class Volume:
 
 
 def _kind(device: int) -> str:
-    """Return the name of a file system (proc(5), mountinfo), empty when it is not known."""
+    """Return the type of a file system (proc_pid_mountinfo(5)), empty when it is not known."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mountinfo:

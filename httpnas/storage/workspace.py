@@ -1,8 +1,8 @@
-"""A daemon's own working folder: temporaries of transfers, and trees set aside to be removed.
+"""A daemon's own working folder: temporary files, and trees that were set aside to be removed.
 
-Each running daemon has one, ``.httpnas/run/ID``, and holds an flock(2) on the file ``lease`` in
-it for as long as it lives. What lies in a folder whose lease can be taken belongs to nobody any
-more and is reclaimed: a lock that the kernel drops with the process tells that, no clock does.
+Each running daemon has one, ``.httpnas/run/ID``, and holds an flock(2) on the file ``lease`` in it
+for as long as it lives. When somebody else can take that lock, its daemon is dead and what lies in
+the folder is reclaimed. The kernel drops the lock with the process, so no clock is needed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator
 
+from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import StorageGone, translated
 from httpnas.storage.records import has_xattrs
 from httpnas.storage.root import FOLDER, PRIVATE
 
 _LEASE = "lease"
-#: How many daemons that are alive are looked at on the search for one that is not.
-_LOOKS = 32
+#: How many living daemons are met, at most, in the search for dead ones.
+_MOST_ALIVE = 32
 
 
 class Workspace:
     """This daemon's working folder, and the reclaiming of those whose daemon is gone.
 
-    Its descriptors are open until it is closed or nobody uses it.
+    Its descriptors are open until it is closed or not used any more.
 
     :param root: descriptor of the storage root.
-    :raises StorageError: when the root can not be written to.
+    :raises StorageError: when the root cannot be written to.
     """
 
     def __init__(self, root: int) -> None:
         held: list[int] = []
-        # In a thread, as the volume may hang that is given up.
+        # In a thread, because a volume that is given up may hang.
         self._closing = weakref.finalize(self, _in_a_thread, _close, held)
         self._closing.atexit = False
         self._held = held
@@ -57,7 +58,7 @@ class Workspace:
             self.locks_inode = os.fstat(self.locks).st_ino
             while not self._settle():
                 pass
-        # Not only numbers: a folder that was taken over may hold some already.
+        # Not numbers alone: a folder that was taken over may hold the same names already.
         self._stem = uuid.uuid4().hex[:8]
         self._serial = itertools.count()
 
@@ -78,32 +79,30 @@ class Workspace:
             raise
 
     def _lease_of(self, run: str, create: int) -> bool:
-        """Take the lease of the folder *run*, or return False because it can not be had."""
-        try:
-            fd = os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)
-        except FileNotFoundError:
-            return False
-        lease = -1
-        try:
-            lease = os.open(_LEASE, os.O_RDWR | os.O_CLOEXEC | create, dir_fd=fd)
-            fcntl.flock(lease, fcntl.LOCK_EX | (0 if create else fcntl.LOCK_NB))
-            if os.path.samestat(os.stat(_LEASE, dir_fd=fd), os.fstat(lease)):
-                self._name, self.fd, self._lease = run, fd, lease
-                self._held += [fd, lease]
-                fd = lease = -1
-                return True
-        except (FileNotFoundError, BlockingIOError):
-            pass
-        finally:
-            for left in {fd, lease} - {-1}:
-                os.close(left)
-        return False
+        """Take the lease of the folder *run*, or return False when that is not possible."""
+        with contextlib.ExitStack() as opened:
+            try:
+                fd = os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)
+                opened.callback(os.close, fd)
+                lease = os.open(_LEASE, os.O_RDWR | os.O_CLOEXEC | create, dir_fd=fd)
+                opened.callback(os.close, lease)
+                fcntl.flock(lease, fcntl.LOCK_EX | (0 if create else fcntl.LOCK_NB))
+                if not os.path.samestat(os.stat(_LEASE, dir_fd=fd), os.fstat(lease)):
+                    return False
+            except (FileNotFoundError, BlockingIOError):
+                return False
+            opened.pop_all()
+        self._name, self.fd, self._lease = run, fd, lease
+        self._held += [fd, lease]
+        return True
 
     def _fresh_name(self) -> bytes:
         return f"{self._stem}-{next(self._serial):x}".encode()
 
     def create(self) -> tuple[int, bytes]:
-        """Make an empty temporary; return its descriptor (open for both ways) and its name.
+        """Make an empty temporary file; return its descriptor (for reading and writing) and name.
+
+        The caller closes the descriptor and gives the name to :meth:`discard`.
 
         :raises StorageError: when the storage does not take it.
         """
@@ -115,8 +114,8 @@ class Workspace:
             except FileNotFoundError as error:
                 raise StorageGone("the daemon's own folder is gone") from error
 
-    def expect(self, name: bytes) -> None:
-        """See that the temporary *name* is still there.
+    def verify_temporary(self, name: bytes) -> None:
+        """Verify that the temporary file *name* is still there.
 
         :raises StorageGone: when it is not.
         """
@@ -126,7 +125,7 @@ class Workspace:
             raise StorageGone("the daemon's own folder is gone") from error
 
     def discard(self, name: bytes) -> None:
-        """Remove the temporary *name* if it is still there."""
+        """Remove the temporary file *name* if it is still there."""
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self.fd)
 
@@ -136,7 +135,7 @@ class Workspace:
             return has_xattrs(self._lease)
 
     def set_aside(self, folder: int, leaf: bytes | str) -> bytes:
-        """Take *leaf* out of *folder* in one step, to be removed later; return its name here.
+        """Move *leaf* out of *folder* to here, to be removed later; return its name here.
 
         :raises OSError: as rename(2).
         """
@@ -145,10 +144,10 @@ class Workspace:
         return name
 
     def reclaim(self, name: bytes) -> Iterator[None]:
-        """Remove what was set aside as *name*, with all in it, yielding after each entry.
+        """Remove what was set aside as *name*, with all in it, and yield after each entry.
 
-        Folders below are set aside in their turn, so that depth costs no descriptors. What can
-        not be removed stays, invisible, for the next start to try again.
+        Folders in it are set aside in their turn, so that deep trees take few descriptors. What
+        cannot be removed stays, invisible, and the next start tries again.
         """
         pending = [name]
         while pending:
@@ -156,26 +155,25 @@ class Workspace:
             with contextlib.suppress(OSError):
                 if _is_removed(self.fd, doomed):
                     continue
-                folder = os.open(doomed, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
-                try:
+                with owned(os.open(doomed, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)) as folder:
                     for entry in os.listdir(folder):
                         if not _is_removed(folder, entry):
                             pending.append(self.set_aside(folder, entry))
                         yield
-                finally:
-                    os.close(folder)
                 os.rmdir(doomed, dir_fd=self.fd)
             yield
 
     def reclaim_abandoned(self) -> Iterator[None]:
-        """Remove what daemons that are gone have left behind, yielding after each entry.
+        """Remove what dead daemons have left behind, and yield after each entry.
 
-        Where there are many daemons each looks at some of the others only, by chance.
+        Where there are many daemons, each tries the folders of only some others, by chance.
+
+        :raises StorageError: when the folders cannot be read.
         """
-        for entry in os.listdir(self.fd):
+        for entry in _entries(self.fd):
             if entry != _LEASE and not entry.startswith(self._stem):
                 yield from self.reclaim(os.fsencode(entry))
-        runs = [run for run in os.listdir(self._runs) if run != self._name]
+        runs = [run for run in _entries(self._runs) if run != self._name]
         random.shuffle(runs)
         alive = 0
         for run in runs:
@@ -183,7 +181,7 @@ class Workspace:
                 yield from self._reclaim_run(run)
             except BlockingIOError:
                 alive += 1
-                if alive == _LOOKS:
+                if alive == _MOST_ALIVE:
                     return
             except OSError:
                 pass
@@ -194,22 +192,17 @@ class Workspace:
         except FileNotFoundError:
             os.rmdir(run, dir_fd=self._runs)  # fails, as it should, once something is in it
             return
-        try:
+        with owned(lease):
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            folder = os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)
-            try:
+            with owned(os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)) as folder:
                 for entry in os.listdir(folder):
                     if entry != _LEASE:
                         yield from self.reclaim(self.set_aside(folder, entry))
                 os.unlink(_LEASE, dir_fd=folder)
-            finally:
-                os.close(folder)
             os.rmdir(run, dir_fd=self._runs)
-        finally:
-            os.close(lease)
 
     def verify(self) -> None:
-        """See whether this folder is still there.
+        """Verify that this folder is still there.
 
         :raises StorageGone: when it is not.
         """
@@ -221,9 +214,9 @@ class Workspace:
             raise StorageGone("the daemon's own folder is gone")
 
     def verify_lease(self) -> None:
-        """See whether this folder is still this daemon's.
+        """Verify that this folder still belongs to this daemon.
 
-        :raises StorageGone: when the lease was lost, as it is when a network file system takes a
+        :raises StorageGone: when the lease is lost, as happens when a network file system takes the
             daemon for dead.
         """
         try:
@@ -239,7 +232,7 @@ class Workspace:
                 os.rmdir(self._name, dir_fd=self._runs)
 
     def close(self) -> None:
-        """Give the lease and everything else back."""
+        """Close everything that is open, and so give up the lease."""
         self._closing.detach()
         _close(self._held)
 
@@ -252,6 +245,11 @@ def _close(fds: list[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):  # of a volume that is gone
             os.close(fd)
+
+
+def _entries(folder: int) -> list[str]:
+    with translated():
+        return os.listdir(folder)
 
 
 def _make(folder: int, name: bytes) -> int:

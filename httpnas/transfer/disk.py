@@ -1,7 +1,7 @@
 """The one way off the reactor thread: blocking storage calls run in a bounded pool of threads.
 
-No call here may wait for a peer, only for the disk, so the pool's bound is a bound on disk work
-and never on the number of transfers.
+No call here may wait for a peer, only for the disk. So the size of the pool bounds the work of the
+disk, and never the number of transfers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from httpnas.storage.errors import (
     translate,
 )
 
-#: Errors that are no client's doing, unlike more special ones (a name that others hold locked, more
-#: announced than there is room for).
+#: Errors that no client has caused. Their subclasses are not meant: a name that others hold locked
+#: and a body larger than the space left are caused by clients.
 _FAULTS = {
     StorageAway,
     StorageGone,
@@ -39,20 +39,20 @@ _FAULTS = {
     StorageFull,
     NotPermitted,
 }
-#: Those of them that make one doubt the storage.
+#: Those of them that raise doubt about the storage.
 _FAILURES = {StorageAway, StorageGone, StorageBroken}
-#: How many of those in how many seconds are too many.
+#: So many of those within so many seconds are too many.
 _REPEATED = 3
 _LATELY = 30.0
-#: Seconds after which somebody who only asks how the storage is does not wait any longer.
-PATIENCE = 5.0
+#: Seconds to wait for the result of a probe.
+PROBE_TIMEOUT = 5.0
 #: Threads that may wait for the disk at the same time.
 THREADS = 16
-#: Threads for those who only ask: all others may be at work, and their disk well.
-_LOOKERS = 2
+#: Threads for probes alone: all others may be busy although the disk is well.
+_PROBE_THREADS = 2
 #: Seconds that a tick of :class:`AwakeTime` may count.
 _TICK = 3.0
-#: Small steps of a long job that are done in one call.
+#: How many small steps of a long job are done in one call.
 _BATCH = 256
 
 P = ParamSpec("P")
@@ -60,9 +60,9 @@ T = TypeVar("T")
 
 
 class AwakeTime:
-    """Seconds that this process was awake: not those for which it or its machine stood still.
+    """Seconds that this process was awake, without those for which it or its machine stood still.
 
-    What was waited for in those has had no chance to come.
+    A call of the disk could not end in those either.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class AwakeTime:
         self._seconds = 0.0
 
     def tick(self) -> None:
-        """Move on; called about once a second."""
+        """Let the time go on; called about once a second."""
         now = time.monotonic()
         self._seconds += min(now - self._ticked, _TICK)
         self._ticked = now
@@ -83,13 +83,13 @@ class AwakeTime:
 class Disk:
     """A pool of threads for blocking calls.
 
-    :param reactor: where results are delivered, and what tells the time.
+    :param reactor: delivers results, and tells the time.
     :param threads: how many calls may run at the same time.
-    :ivar awake: what tells how long calls take.
-    :ivar faults: how often which error came from the storage that is no client's doing.
-    :ivar failed: how many calls have failed for want of a good storage.
-    :ivar verify: is called, in a pool thread, when a call has failed as it also may when the
-        whole storage is gone; it raises what to say then.
+    :ivar awake: measures how long calls take.
+    :ivar faults: how often the storage has raised each error that no client has caused.
+    :ivar failed: how many calls have failed because the storage did.
+    :ivar verify: is called in a pool thread when a call has failed in a way that may mean that the
+        whole storage is gone. It raises :exc:`StorageGone` if that is so.
     """
 
     _log = Logger()
@@ -97,7 +97,7 @@ class Disk:
     def __init__(self, reactor: Any, threads: int = THREADS) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, threads, name="httpnas-disk")
-        self._lookers = ThreadPool(0, _LOOKERS, name="httpnas-looks")
+        self._probes = ThreadPool(0, _PROBE_THREADS, name="httpnas-probes")
         self._stopping = False
         self.awake = AwakeTime()
         self.faults: Counter[str] = Counter()
@@ -113,21 +113,21 @@ class Disk:
     def start(self) -> None:
         """Begin to run calls."""
         self._pool.start()
-        self._lookers.start()
+        self._probes.start()
 
     def stop(self) -> None:
         """Wait for the calls that run, and take no more."""
         self._stopping = True
         self._pool.stop()
-        self._lookers.stop()
+        self._probes.stop()
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Run *call* in a pool thread; the result fires on the reactor thread."""
+        """Run *call* in a pool thread; its result or error comes on the reactor thread."""
         return self._run(self._pool, lambda: call(*args, **kwargs))
 
-    def look(self, call: Callable[[], T]) -> Deferred[T]:
-        """Run *call*, which only asks how the disk is, in a thread that is kept for that."""
-        return self._run(self._lookers, call)
+    def probe(self, call: Callable[[], T]) -> Deferred[T]:
+        """Run *call*, which only asks how the storage is, in a thread kept for such calls."""
+        return self._run(self._probes, call)
 
     def _run(self, pool: ThreadPool, call: Callable[[], T]) -> Deferred[T]:
         number, now = next(self._serial), self.awake.seconds()
@@ -164,7 +164,7 @@ class Disk:
 
     @property
     def running(self) -> int:
-        """How many calls run."""
+        """How many calls are running."""
         return min(len(self._pending), self._threads)
 
     @property
@@ -174,23 +174,23 @@ class Disk:
 
     @property
     def quiet(self) -> float:
-        """For how many seconds no call has ended although there are some."""
+        """For how many seconds no call has ended; 0 while there are none."""
         return self.awake.seconds() - self._moved if self._pending else 0.0
 
     @property
     def oldest(self) -> float:
-        """How many seconds ago the first call was begun of those that have not ended."""
+        """For how many seconds the oldest call that has not ended has been waiting or running."""
         now = self.awake.seconds()
         return now - next(iter(self._pending.values()), now)
 
     @property
     def failing(self) -> bool:
-        """Whether calls have failed repeatedly of late, for want of a good storage."""
+        """Whether calls have failed repeatedly of late, because the storage did."""
         since = self._reactor.seconds() - _LATELY
         return len(self._failures) == _REPEATED and self._failures[0] > since
 
     def forget_failures(self) -> None:
-        """Take the storage for a good one again; from any thread."""
+        """Take the storage for a good one again. Safe in any thread."""
         self._reactor.callFromThread(self._failures.clear)
 
     def shared(self, call: Callable[[], T]) -> SharedCall[T]:
@@ -198,9 +198,10 @@ class Disk:
         return SharedCall(self, self._reactor, call)
 
     def chore(self, steps: Iterator[None]) -> Deferred[None]:
-        """Run *steps* to their end in the background, some at a time, so that nobody waits long.
+        """Run *steps* to their end in the background, a batch at a time.
 
-        What they raise is logged, and a stop of the pool ends them.
+        So they hold a thread only for a short while. Their errors are logged, and :meth:`stop` ends
+        them.
         """
 
         async def work() -> None:
@@ -214,7 +215,7 @@ class Disk:
 class SharedCall(Generic[T]):
     """A call whose result is shared by all who ask while it runs.
 
-    A disk that hangs holds one thread of it then, and not one for each who asks.
+    So a disk that hangs holds one thread, and not one for each who asks.
     """
 
     def __init__(self, disk: Disk, clock: Any, call: Callable[[], T]) -> None:
@@ -232,20 +233,20 @@ class SharedCall(Generic[T]):
     async def ask(self) -> T:
         """Return the result.
 
-        :raises StorageAway: when it does not come within :data:`PATIENCE`.
+        :raises StorageAway: when it does not come within :data:`PROBE_TIMEOUT` seconds.
         """
         asking = Deferred[T]()
         self._asking.append(asking)
         if self._since is None:
             self._since = self._disk.awake.seconds()
-            self._disk.look(self._call).addBoth(self._tell)
+            self._disk.probe(self._call).addBoth(self._deliver)
         try:
-            return await asking.addTimeout(PATIENCE, self._clock)
+            return await asking.addTimeout(PROBE_TIMEOUT, self._clock)
         except TimeoutError as error:
             self._asking.remove(asking)
             raise StorageAway("it does not answer") from error
 
-    def _tell(self, result: Any) -> None:
+    def _deliver(self, result: Any) -> None:
         self._since = None
         asking, self._asking = self._asking, []
         for each in asking:
@@ -253,7 +254,7 @@ class SharedCall(Generic[T]):
 
 
 def _advance(steps: Iterator[None]) -> bool:
-    """Take some of *steps*, and tell whether there may be more."""
+    """Do a batch of *steps*, and tell whether there may be more."""
     for _ in range(_BATCH):
         try:
             next(steps)

@@ -1,4 +1,4 @@
-"""Reading a whole file for what it adds up to: its lines, or a digest of it."""
+"""Reading a whole file to count its lines or to compute a digest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import os
 from collections.abc import Callable
 
+from httpnas.storage.errors import FileCutShort
 from httpnas.storage.facts import newlines
 from httpnas.transfer.disk import Disk
-from httpnas.transfer.sender import SourceEnded
 
 _CHUNK = 256 << 10
 #: Bytes read in one call, so that a huge file does not keep a pool thread for itself.
@@ -18,7 +18,9 @@ _STRETCH = 32 << 20
 async def count_lines(disk: Disk, fd: int, size: int, wanted: Callable[[], bool]) -> int:
     """Return the number of newlines in the first *size* bytes of *fd*, as ``wc -l`` counts them.
 
-    :param wanted: asked now and then; when it says no, counting ends early.
+    :param wanted: is called now and then. When it returns False counting ends early, and what is
+        returned means nothing.
+    :raises FileCutShort: when the file has fewer bytes.
     """
     lines = 0
 
@@ -37,6 +39,7 @@ async def digest(
 
     :param algorithm: a name that :mod:`hashlib` knows.
     :param wanted: as in :func:`count_lines`.
+    :raises FileCutShort: when the file has fewer bytes.
     """
     state = hashlib.new(algorithm)
     await _scan(disk, fd, size, state.update, wanted)
@@ -50,7 +53,7 @@ async def _scan(
         while offset < end:
             chunk = os.pread(fd, min(_CHUNK, end - offset), offset)
             if not chunk:
-                raise SourceEnded("the file is shorter than it was")
+                raise FileCutShort("the file is shorter than it was")
             feed(chunk)
             offset += len(chunk)
 

@@ -1,5 +1,5 @@
-"""From the disk to the network: a :class:`FileSender` that never reads on the reactor thread
-what is not in memory already, and never holds a thread while the peer is slow."""
+"""From the disk to the network: a :class:`FileSender` that never waits for the disk on the reactor
+thread, and never holds a pool thread while the peer is slow."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from httpnas.storage.errors import FileCutShort
 from httpnas.transfer.disk import Disk
 
 #: Bytes read at a time from memory, on the reactor thread.
@@ -26,24 +27,21 @@ class ConsumerGone(Exception):
     """The peer went away before it had been sent everything."""
 
 
-class SourceEnded(Exception):
-    """There was less to send than had been announced."""
-
-
 class Source(Protocol):
     """What a :class:`Sender` sends."""
 
     def read_now(self) -> bytes | None:
-        """Return the next block if no disk is needed for it, ``b""`` at the end, else None."""
+        """Return the next block, ``b""`` at the end, or None when it must come from the disk."""
 
     def read(self) -> bytes:
         """Wait for the next block and return it, ``b""`` at the end."""
 
 
 class FileRange:
-    """The bytes of an open file from *offset* on.
+    """A range of the bytes of an open file.
 
     :param fd: its descriptor.
+    :param offset: where it begins, in bytes.
     :param length: how many bytes; the file must have them.
     """
 
@@ -53,7 +51,10 @@ class FileRange:
         self._end = offset + length
 
     def read_now(self) -> bytes | None:
-        """Return the next block if the page cache has it (preadv2(2) with RWF_NOWAIT)."""
+        """Return the next block if the page cache has it (preadv2(2) with RWF_NOWAIT).
+
+        :raises FileCutShort: when somebody has cut the file short.
+        """
         wanted = min(BLOCK, self._end - self._offset)
         if not wanted:
             return b""
@@ -63,26 +64,27 @@ class FileRange:
         try:
             got = os.preadv(self._fd, [block], self._offset, _NOWAIT)
         except OSError:
-            return None  # whatever it is, it is for a thread to find out
+            return None  # a thread will meet the same error, if it is one
         return self._taken(bytes(block) if got == wanted else bytes(block[:got]))
 
     def read(self) -> bytes:
         """Return the next block from the disk.
 
-        :raises SourceEnded: when somebody has cut the file short.
+        :raises FileCutShort: when somebody has cut the file short.
+        :raises OSError: as pread(2).
         """
         wanted = min(SLAB, self._end - self._offset)
         return self._taken(os.pread(self._fd, wanted, self._offset)) if wanted else b""
 
     def _taken(self, block: bytes) -> bytes:
         if not block:
-            raise SourceEnded("the file is shorter than it was")
+            raise FileCutShort("the file is shorter than it was")
         self._offset += len(block)
         return block
 
 
 class Text:
-    """Bytes that are there already."""
+    """Bytes that are in memory already."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
@@ -105,7 +107,7 @@ class Generated:
         self.read = make
 
     def read_now(self) -> None:
-        """There is never a block without waiting."""
+        """Return None: every block has to be waited for."""
 
 
 class Chained:
@@ -135,10 +137,10 @@ class Chained:
 class Sender(FileSender):
     """Sends one source to one consumer, as fast as the consumer takes it.
 
-    Unlike the :class:`FileSender` it refines, it is a push producer: a block may have to come
-    from the disk, and then the consumer is not held up, and neither is anybody else.
+    Its base class is a pull producer, which must have a block whenever it is asked. This one is a
+    push producer, because a block may have to come from the disk.
 
-    :param disk: where blocks are read that are not in memory.
+    :param disk: reads the blocks that are not in memory.
     """
 
     file: Source | None
@@ -156,8 +158,8 @@ class Sender(FileSender):
     ) -> Deferred[None]:
         """Send all of *file*, a :class:`Source`, to *consumer*.
 
-        :return: fires when all has been given to the consumer and no read runs any more; with
-            :exc:`ConsumerGone` when the consumer stopped that, or with what a read raised.
+        :return: fires when all has been given to the consumer and no read is running. It fails with
+            :exc:`ConsumerGone` when the consumer has stopped it, or with the error of a read.
         """
         self.file = file
         self.consumer = consumer

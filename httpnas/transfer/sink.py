@@ -22,10 +22,11 @@ class Sink:
     """Takes a stream of chunks and hands them in order, in slabs, to a blocking *write*.
 
     One slab is written while the next one is gathered. What is held is bounded in bytes: at
-    :data:`HIGH_WATER` the producer is paused; it may overrun that by what it had already read.
+    :data:`HIGH_WATER` the producer is paused. It may exceed that by what it has read already.
 
     :param disk: runs *write*.
-    :param write: stores a slab, a sequence of chunks. Its first failure stops the producer.
+    :param write: stores a slab, which is a sequence of chunks. Its first failure stops the
+        producer.
     """
 
     def __init__(self, disk: Disk, write: Callable[[Sequence[bytes]], object]) -> None:
@@ -48,7 +49,7 @@ class Sink:
         self._producer = None
 
     def write(self, data: bytes) -> None:
-        """Take one chunk; nothing happens to it any more once a write has failed."""
+        """Take one chunk. Once a write has failed it is dropped."""
         if self._failure is not None or not data:
             return
         self._gathered.append(data)
@@ -63,13 +64,17 @@ class Sink:
     def finish(self) -> Deferred[list[bytes]]:
         """Take no more chunks.
 
-        :return: fires when no write runs any more, with what is left to be written (no more than
-            :data:`HIGH_WATER` and an overrun); or with the first failure, if a write has failed.
+        :return: fires when no write is running any more, with the chunks that are left to be
+            written (about :data:`HIGH_WATER` at most). If a write has failed, it fails with the
+            first error.
         """
         return self._until_idle().addCallback(lambda _: self._gathered)
 
     def abandon(self) -> Deferred[None]:
-        """Drop what is left; fires, never with a failure, when no write runs any more."""
+        """Drop what is left.
+
+        :return: fires, never with a failure, when no write is running any more.
+        """
         self._drop()
         return self._until_idle().addErrback(lambda failure: None)
 

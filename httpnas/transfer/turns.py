@@ -9,10 +9,10 @@ from twisted.internet.defer import DeferredLock
 
 
 class Turns:
-    """Lets one task at a time work on a name, in the order they came.
+    """Lets one task at a time work on a name, in the order in which they came.
 
-    The locks of the storage exclude others too, but whoever waits for one of those holds a
-    thread: a crowd that appends to one file waits here instead.
+    The locks of the storage exclude others too, but waiting for one of them takes a thread. Many
+    tasks that append to one file wait here instead.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Turns:
 
     @asynccontextmanager
     async def take(self, name: bytes) -> AsyncIterator[None]:
-        """Wait for this task's turn at *name*, which lasts as long as the block."""
+        """Wait for a turn at *name*, which lasts as long as the block."""
         line = self._lines.setdefault(name, DeferredLock())
         await line.acquire()
         try:

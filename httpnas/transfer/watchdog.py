@@ -1,4 +1,4 @@
-"""Whether the storage answers, and opening it anew when it has gone and come back."""
+"""Finding out whether the storage answers, and opening it again when it was gone and came back."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from httpnas.storage.store import Storage
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 
-#: Seconds that a call of the disk may take until one is made to see whether any comes back.
+#: Seconds that a call of the disk may take before the storage is probed.
 _SUSPECT = 2.0
-#: Seconds from one look at a doubtful storage to the next.
+#: Seconds from one probe of a doubtful storage to the next, at least.
 _PAUSE = 2.0
-#: Seconds that who waits is left to those who tell by themselves that nothing answers.
+#: Seconds that a request may wait once no call of the disk has come back for too long. This is
+#: longer than a probe takes to time out, so that a handler that waits for one answers by itself.
 GRACE = 6.0
-#: Seconds that a call of a good disk may take: copying a staged append of a hundred GB does.
+#: Seconds that a call may take on a disk that is well: committing a staged append of 100 GB does.
 LONGEST = 900.0
 
 
 class Watchdog:
-    """Looks after a storage whose disk may hang, fail, or be another one by now.
+    """Watches a storage whose disk may hang or fail, or may be another one by now.
 
-    A disk hangs when a look at it does not come back. What waits for it then is given up after a
-    while, and when nothing at all has come back for that long, who comes is told to come again.
+    A disk hangs when a probe of it does not come back. Then requests that wait for it are given up
+    after a while. When no call at all has come back for that long, new requests are refused.
 
-    :param patience: seconds that a disk is waited for that hangs.
-    :ivar storage: the storage as it is to be used from now on.
-    :ivar probe: looks whether it can be written to.
-    :ivar space: finds out how much there is of what files take.
+    :param patience: seconds that requests wait for a disk that hangs.
+    :ivar storage: the storage that is to be used from now on.
+    :ivar probe: finds out whether it can be written to.
+    :ivar space: finds out how much space and how many files are left.
     """
 
     _log = Logger()
@@ -40,8 +41,8 @@ class Watchdog:
         self.storage = storage
         self._disk = disk
         self._patience = patience
-        self._asked = -inf
-        self._failed = 0
+        self._probed_at = -inf
+        self._failed_then = 0
         self.probe = disk.shared(self._probe)
         self.space = disk.shared(self._space)
 
@@ -51,8 +52,8 @@ class Watchdog:
         return self._disk.quiet > self._patience
 
     @property
-    def patience(self) -> float:
-        """For how many seconds a request may wait without anything being moved for it."""
+    def hang_timeout(self) -> float:
+        """For how many seconds a request may wait now without a byte being moved for it."""
         if self.away:
             return GRACE
         if self.probe.age > self._patience:
@@ -61,15 +62,15 @@ class Watchdog:
 
     @property
     def now(self) -> float:
-        """The time by which patience is measured, in seconds."""
+        """The time by which that is measured, in seconds."""
         return self._disk.awake.seconds()
 
-    def check(self) -> None:
-        """Look at the storage when it is in doubt; called about once a second."""
+    def tick(self) -> None:
+        """Let the time go on, and probe a doubtful storage; called about once a second."""
         self._disk.awake.tick()
-        failed = self._disk.failed > self._failed
-        if (self._disk.oldest > _SUSPECT or failed) and self.now - self._asked > _PAUSE:
-            self._asked, self._failed = self.now, self._disk.failed
+        failed = self._disk.failed > self._failed_then
+        if (self._disk.oldest > _SUSPECT or failed) and self.now - self._probed_at > _PAUSE:
+            self._probed_at, self._failed_then = self.now, self._disk.failed
             Deferred.fromCoroutine(self.probe.ask()).addErrback(lambda failure: None)
 
     def verify(self) -> None:

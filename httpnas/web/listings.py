@@ -153,7 +153,7 @@ def _pieces(
 def _entries(folder: Folder, places: Iterator[Place]) -> Iterator[tuple[Place, Entry]]:
     """Yield those of *places* that still exist, each with its entry."""
     for place in places:
-        entry = folder.look(place.name)
+        entry = folder.entry(place.name)
         if entry is not None:
             yield place, entry
 

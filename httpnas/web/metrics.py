@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from httpnas.files.trace import VERBS, Trace
-from httpnas.storage.store import Step
+from httpnas.storage.namespace import Step
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.web.request import Request

@@ -16,7 +16,6 @@ from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.files.errors import AlreadyThere, DigestMismatch, NoLongerWanted, PreconditionFailed
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
-from httpnas.transfer.sender import SourceEnded
 from httpnas.web.kinds import Kind
 from httpnas.web.multipart import BadForm
 from httpnas.web.server.application import GivenUp
@@ -65,7 +64,7 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (BodyTooSlow, Kind.BODY_TOO_SLOW, "The body made no progress for too long; send it again."),
     (BodyTooLarge, Kind.BODY_TOO_LARGE, "The body is larger than the server accepts."),
     (
-        SourceEnded,
+        errors.FileCutShort,
         Kind.FILE_CUT_SHORT,
         "The file became shorter while it was being read. Try again.",
     ),

@@ -20,7 +20,8 @@ from typing import Any
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import NameTaken
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Find, Upload
+from httpnas.storage.upload import Upload
+from httpnas.storage.version import Find
 
 #: The file all threads append to.
 LOG = "log"

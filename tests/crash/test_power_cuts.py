@@ -401,7 +401,7 @@ def contents(storage: Storage, name: bytes = b"") -> Iterator[tuple[str, bytes]]
     assert isinstance(folder, Folder)
     with closing(folder):
         for leaf in folder.names():
-            entry = folder.look(leaf)
+            entry = folder.entry(leaf)
             path = name + b"/" + leaf if name else leaf
             if entry is not None and entry.is_folder:
                 yield from contents(storage, path)

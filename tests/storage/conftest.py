@@ -6,6 +6,13 @@ from pathlib import Path
 import pytest
 
 from httpnas.storage.store import Storage
+from tests.lock_files import SpareLockFiles
+from tests.storage.steps import KINDS, choose
+
+
+@pytest.fixture(scope="session")
+def spare_lock_files(tmp_path_factory: pytest.TempPathFactory) -> SpareLockFiles:
+    return SpareLockFiles(tmp_path_factory.mktemp("spare"))
 
 
 @pytest.fixture
@@ -16,9 +23,36 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where files have their records: a test that has this runs for both."""
+    chosen: str = request.param
+    choose(chosen, monkeypatch, tmp_path)
+    return chosen
+
+
 @pytest.fixture
-def storage(root: Path) -> Iterator[Storage]:
+def prepared(
+    request: pytest.FixtureRequest, root: Path, spare_lock_files: SpareLockFiles
+) -> Iterator[Path]:
+    """The root, in which a storage has been before, on a file system of the test's kind."""
+    if "kind" in request.fixturenames:
+        request.getfixturevalue("kind")
+    with spare_lock_files.lent(root):
+        yield root
+
+
+@pytest.fixture
+def storage(prepared: Path) -> Iterator[Storage]:
     """A storage without durability: what it syncs is a matter of tests of its own."""
-    storage = Storage(str(root), durable=False)
+    storage = Storage(str(prepared), durable=False)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def durable(prepared: Path) -> Iterator[Storage]:
+    """A storage that syncs."""
+    storage = Storage(str(prepared))
     yield storage
     storage.close()

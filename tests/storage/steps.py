@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 
 from httpnas.storage.listing import Folder
+from httpnas.storage.locks import _bucket
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check, Find
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Find, Version
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 30.0
+#: Where files have their records: in user xattrs, or in files beside them.
+KINDS = ["xattrs", "files"]
+#: Marks a test in which it matters where that is, so that it runs for both.
+both_kinds = pytest.mark.usefixtures("kind")
 
 
 class Refused(Exception):
@@ -181,6 +186,49 @@ def need_xattrs(folder: Path) -> None:
         pytest.skip("this file system keeps no user xattrs")
     finally:
         probe.unlink()
+
+
+def choose(kind: str, patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let storages that are made from now on keep their records in the way *kind*."""
+    if kind == "xattrs":
+        need_xattrs(folder)
+        return
+
+    def unsupported(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    for function in ["setxattr", "getxattr", "removexattr"]:
+        patch.setattr(os, function, unsupported)
+
+
+def with_another_lock(folder: int, *taken: tuple[int, bytes]) -> bytes:
+    """Return a name in *folder* whose lock is none of those of *taken*, as it is by chance."""
+    buckets = {_bucket(*name) for name in taken}
+    return next(
+        name for name in (b"%d" % n for n in range(1000)) if _bucket(folder, name) not in buckets
+    )
+
+
+class Died(BaseException):
+    """Ends an operation where its daemon dies: it mends nothing that it has begun."""
+
+
+def die_at(patch: pytest.MonkeyPatch, function: str, nth: int) -> None:
+    """Let the *nth* call of a function of :mod:`os` be the last one, which writes only a part."""
+    real, calls = getattr(os, function), itertools.count(1)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) != nth:
+            return real(*args, **kwargs)
+        if function == "pwritev":
+            real(args[0], [b"".join(args[1])[:3]], args[2])
+        elif function == "copy_file_range":
+            real(args[0], args[1], 10, *args[3:])
+        elif function == "write":
+            real(args[0], args[1][:5])
+        raise Died
+
+    patch.setattr(os, function, dying)
 
 
 class Faults:

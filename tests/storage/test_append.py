@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from httpnas.storage import version
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
+from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     IsFolder,
     NoSuchFile,
@@ -27,8 +26,7 @@ from httpnas.storage.errors import (
 )
 from httpnas.storage.records import XattrRecords
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Find
-from httpnas.storage.version import Version
+from httpnas.storage.version import Find, Version
 from tests.storage.steps import (
     Faults,
     Refused,
@@ -46,6 +44,7 @@ from tests.storage.steps import (
     remove,
     tag,
     upload,
+    with_another_lock,
 )
 from tests.storage.steps import need_xattrs as skip_without_xattrs
 
@@ -55,13 +54,6 @@ SMALL, LARGE = 1000, IN_MEMORY + 1000
 @pytest.fixture
 def need_xattrs(tmp_path: Path) -> None:
     skip_without_xattrs(tmp_path)
-
-
-@pytest.fixture
-def durable(root: Path) -> Iterator[Storage]:
-    storage = Storage(str(root))
-    yield storage
-    storage.close()
 
 
 def undo_of(path: Path) -> list[str]:
@@ -286,68 +278,6 @@ def test_appends_of_many_processes_are_whole_and_contiguous(storage: Storage, ro
     assert_whole(read(storage, b"f"), authors, numbers, sizes)
 
 
-def test_readers_never_see_a_part_of_an_append(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, need_xattrs: None
-) -> None:
-    piece, bodies = 500, 150
-    real = os.pwritev
-
-    def in_pieces(fd: int, views: list[Any], at: int) -> int:
-        time.sleep(0.0001)  # lets readers in between the pieces
-        return real(fd, [b"".join(views)[:piece]], at)
-
-    known = {upload(storage, b"f", b"").tag}
-    seen: list[Version] = []
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.is_set():
-            file = opened(storage, b"f")
-            assert content_of(file).endswith(b"\n") or not file.version.size
-            seen.append(file.version)
-            file.close()
-
-    def look_inside() -> Any:
-        result = outcome(look)
-        ended.set()
-        return result
-
-    def write() -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "pwritev", in_pieces)
-            for _ in range(bodies):
-                known.add(append(storage, b"f", b"x" * (4 * piece - 1) + b"\n").tag)
-        ended.set()
-
-    assert at_once([write, look_inside, look_inside]) == [None] * 3
-    assert {version.size % (4 * piece) for version in seen} == {0}
-    assert {version.tag for version in seen} <= known
-    assert len({version.size for version in seen}) > 10
-
-
-def test_a_reader_between_two_commits_sees_one_of_the_versions(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, need_xattrs: None
-) -> None:
-    """A commit that ends and another that begins between two steps of a look mix nothing."""
-    first = upload(storage, b"f", b"first")
-    known = [first]
-    real = version.read_undo
-
-    def late(fd: int, records: Any) -> Any:
-        monkeypatch.setattr(version, "read_undo", real)
-        known.append(append(storage, b"f", b" second"))
-        writer = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
-        version.write_undo(writer, known[-1], storage.records)
-        os.pwrite(writer, b" thi", known[-1].size)
-        os.close(writer)
-        return real(fd, records)
-
-    file = opened(storage, b"f")
-    monkeypatch.setattr(version, "read_undo", late)
-    assert version.committed(file.fd, storage.records) in known
-    file.close()
-
-
 def test_an_opened_version_stays_as_it_was_when_the_file_grows(storage: Storage) -> None:
     upload(storage, b"f", b"old")
     file = opened(storage, b"f")
@@ -357,11 +287,14 @@ def test_an_opened_version_stays_as_it_was_when_the_file_grows(storage: Storage)
 
 
 def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
-    storage: Storage, need_xattrs: None
+    storage: Storage, root: Path, need_xattrs: None
 ) -> None:
     """The name's lock has another name then; the second writer must wait all the same."""
-    upload(storage, b"d/f", b"old ")
-    pending = storage.begin_append(b"d/f", anything)
+    (root / "d").mkdir()
+    with owned(os.open(root / "d", os.O_RDONLY)) as folder:
+        leaf = with_another_lock(folder, (storage.root.fd, b"d"), (storage.root.fd, b"e"))
+    upload(storage, b"d/" + leaf, b"old ")
+    pending = storage.begin_append(b"d/" + leaf, anything)
     pending.write([b"first "])
     second: list[threading.Thread] = []
     real = os.pwritev
@@ -370,7 +303,7 @@ def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
         if second:
             return real(fd, views, at)
         storage.move(b"d", b"e", anything)
-        second.append(threading.Thread(target=append, args=[storage, b"e/f", b"second "]))
+        second.append(threading.Thread(target=append, args=[storage, b"e/" + leaf, b"second "]))
         second[0].start()
         second[0].join(0.3)
         return real(fd, views, at)
@@ -380,63 +313,10 @@ def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
         pending.commit(anything)
         pending.close()
         second[0].join()
-    assert read(storage, b"e/f") == b"old first second "
+    assert read(storage, b"e/" + leaf) == b"old first second "
 
 
 # Crashes
-
-
-_DIES = """
-import os, sys
-from httpnas.storage.records import XattrRecords
-from httpnas.storage.store import Storage
-from tests.storage.steps import append
-root, where, size = sys.argv[1:]
-storage = Storage(root)
-real = getattr(os, where)
-
-def die(*args, **kwargs):
-    if where == "pwritev":
-        real(args[0], [b"".join(args[1])[:10]], args[2])
-    elif where == "copy_file_range":
-        real(args[0], args[1], 10, *args[3:])
-    os._exit(9)
-
-setattr(os, where, die)
-append(storage, b"f", b"x" * int(size))
-"""
-
-
-@pytest.mark.parametrize(
-    "where, size",
-    [
-        ("setxattr", SMALL),
-        ("pwritev", SMALL),
-        ("copy_file_range", LARGE),
-        ("utime", SMALL),
-        ("fsync", SMALL),
-        ("fsync", LARGE),
-        ("removexattr", LARGE),
-    ],
-)
-def test_an_append_that_dies_in_its_commit_never_was(
-    storage: Storage, root: Path, where: str, size: int, need_xattrs: None
-) -> None:
-    before = upload(storage, b"f", b"old ")
-    dying = process(_DIES, str(root), where, str(size))
-    dying.communicate(timeout=30)
-    assert dying.returncode == 9
-    assert opened_version(storage, b"f") == before
-    assert read(storage, b"f") == b"old "
-    with pytest.raises(WrongOffset) as caught:
-        append(storage, b"f", b"new", expected=4 + size)
-    assert caught.value.actual == 4
-    append(storage, b"f", b"new", only(before.tag), expected=4)
-    assert (root / "f").read_bytes() == b"old new"
-    assert undo_of(root / "f") == []
-    for _ in storage.reclaim_abandoned():
-        pass
-    assert leftovers(root) == []
 
 
 def crash(path: Path, before: Version, extra: bytes) -> None:
@@ -445,24 +325,6 @@ def crash(path: Path, before: Version, extra: bytes) -> None:
     version.write_undo(fd, before, XattrRecords())
     os.pwrite(fd, extra, before.size)
     os.close(fd)
-
-
-def test_a_version_that_counts_after_a_crash_can_be_changed_by_its_tag(
-    storage: Storage, root: Path, need_xattrs: None
-) -> None:
-    for number, change in enumerate(
-        [
-            lambda name, check: upload(storage, name, b"new", check),
-            lambda name, check: append(storage, name, b"new", check),
-            lambda name, check: storage.move(name, b"moved", check),
-            storage.remove,
-        ]
-    ):
-        name = b"f%d" % number
-        before = upload(storage, name, b"old")
-        crash(root / name.decode(), before, b"garbage")
-        assert tag(storage, name) == before.tag
-        change(name, only(before.tag))
 
 
 def test_a_file_cut_short_by_others_after_a_crash_is_not_filled_up(

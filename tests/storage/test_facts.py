@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,18 @@ from httpnas.storage.facts import Facts, newlines
 from httpnas.storage.records import LARGEST
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
-from tests.storage.steps import anything, append, opened, outcome, read, remove, upload
-from tests.storage.test_records import KINDS, choose
+from tests.storage.steps import (
+    anything,
+    append,
+    both_kinds,
+    opened,
+    outcome,
+    read,
+    remove,
+    upload,
+)
 
 SHA256, SHA512 = b"\x01" * 32, b"\x02" * 64
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    chosen: str = request.param
-    choose(chosen, monkeypatch, tmp_path)
-    return chosen
-
-
-@pytest.fixture
-def storage(kind: str, root: Path) -> Iterator[Storage]:
-    storage = Storage(str(root), durable=False)
-    yield storage
-    storage.close()
 
 
 def known(storage: Storage, name: bytes) -> Facts:
@@ -98,6 +91,7 @@ def test_the_digests_that_an_upload_came_with_are_known(storage: Storage) -> Non
     assert known(storage, b"f") == Facts(1, digests)
 
 
+@both_kinds
 def test_a_new_content_has_facts_of_its_own(storage: Storage) -> None:
     upload_with(storage, b"f", b"a\nb\n", **{"sha-256": SHA256})
     upload(storage, b"f", b"c\n")
@@ -134,6 +128,7 @@ def test_an_append_to_a_file_nobody_has_counted_makes_no_count(
     assert known(storage, b"f") == Facts()
 
 
+@both_kinds
 def test_facts_go_with_a_file_that_is_moved(storage: Storage) -> None:
     upload_with(storage, b"f", b"a\n", **{"sha-256": SHA256})
     upload(storage, b"d/g", b"1\n2\n3\n")
@@ -151,6 +146,7 @@ def test_a_version_that_was_opened_before_has_no_facts_of_a_later_one(storage: S
     file.close()
 
 
+@both_kinds
 def test_a_failed_append_leaves_no_wrong_count(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +196,7 @@ CHANGES: list[Callable[[Path], None]] = [
 ]
 
 
+@both_kinds
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_by_others_voids_what_is_known(
     storage: Storage, root: Path, change: Callable[[Path], None]
@@ -291,6 +288,7 @@ def test_where_nothing_can_be_written_nothing_is_remembered(
     assert known(storage, b"f") == Facts(1)
 
 
+@both_kinds
 @pytest.mark.parametrize("folder", ["locks", "records"])
 def test_without_the_daemons_own_folders_nothing_is_remembered(
     storage: Storage, root: Path, folder: str
@@ -395,6 +393,7 @@ def test_what_was_remembered_is_recalled(found: Facts) -> None:
         assert facts.recall(0, other, memory) == Facts()  # type: ignore[arg-type]
 
 
+@both_kinds
 def test_more_than_a_record_holds_is_not_kept(storage: Storage) -> None:
     version = upload(storage, b"f", b"a\n")
     storage.remember(b"f", version, Facts(digests={"huge": b"x" * LARGEST}))
@@ -439,6 +438,7 @@ def test_no_room_for_facts_fails_nothing(storage: Storage, no_room: list[str]) -
     assert read(storage, b"f") == b"a\nb\n"
 
 
+@both_kinds
 def test_no_room_for_newer_facts_fails_no_append_and_leaves_no_old_ones(
     storage: Storage, request: pytest.FixtureRequest
 ) -> None:
@@ -482,28 +482,27 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
-@given(uploaded=PIECES, appended=st.lists(PIECES, max_size=3), spill=st.booleans())
-def test_counts_are_those_of_wc_whatever_the_pieces(
-    uploaded: list[bytes], appended: list[list[bytes]], spill: bool
-) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        if spill:
-            patch.setattr("httpnas.storage.append.IN_MEMORY", 10)
-        storage = Storage(folder, durable=False)
-        upload(storage, b"f", uploaded)
-        for pieces in appended:
-            pending = storage.begin_append(b"f", anything)
-            assert isinstance(pending, Append)
-            pending.write(pieces[:2])
-            pending.write(pieces[2:])
-            pending.commit(anything)
-            pending.close()
+def test_counts_are_those_of_wc_whatever_the_pieces(storage: Storage, root: Path) -> None:
+    @settings(max_examples=50, deadline=None)
+    @given(uploaded=PIECES, appended=st.lists(PIECES, max_size=3), spill=st.booleans())
+    def check(uploaded: list[bytes], appended: list[list[bytes]], spill: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            if spill:
+                patch.setattr("httpnas.storage.append.IN_MEMORY", 10)
+            upload(storage, b"f", uploaded)
+            for pieces in appended:
+                pending = storage.begin_append(b"f", anything)
+                assert isinstance(pending, Append)
+                pending.write(pieces[:2])
+                pending.write(pieces[2:])
+                pending.commit(anything)
+                pending.close()
         whole = b"".join([*uploaded, *(piece for pieces in appended for piece in pieces)])
         counted = subprocess.run(["wc", "-l"], input=whole, capture_output=True, check=True).stdout
-        assert Path(folder, "f").read_bytes() == whole
+        assert (root / "f").read_bytes() == whole
         assert known(storage, b"f").lines == int(counted)
-        storage.close()
+
+    check()
 
 
 @given(pieces=PIECES)

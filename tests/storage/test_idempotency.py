@@ -6,7 +6,6 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, Stor
 from httpnas.storage.idempotency import REMEMBERED
 from httpnas.storage.records import LARGEST
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Check
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Version
 from tests.storage.steps import (
+    Died,
     Refused,
     anything,
     at_once,
+    both_kinds,
+    die_at,
     leftovers,
     only,
     opened,
@@ -33,21 +34,7 @@ from tests.storage.steps import (
     remove,
     upload,
 )
-from tests.storage.test_records import FIRST, KINDS, LARGE, SMALL, Failing, choose, crash
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    chosen: str = request.param
-    choose(chosen, monkeypatch, tmp_path)
-    return chosen
-
-
-@pytest.fixture
-def storage(kind: str, root: Path) -> Iterator[Storage]:
-    storage = Storage(str(root), durable=False)
-    yield storage
-    storage.close()
+from tests.storage.test_records import LARGE, SMALL, Failing, crash
 
 
 def begin(storage: Storage, name: bytes, content: bytes, key: bytes | None) -> Append:
@@ -179,6 +166,7 @@ def test_an_append_that_is_given_up_was_never_seen(storage: Storage) -> None:
 # How many
 
 
+@both_kinds
 def test_the_latest_keys_are_remembered_in_order(storage: Storage) -> None:
     assert REMEMBERED >= 32
     upload(storage, b"f", b"")
@@ -253,10 +241,10 @@ storage.close()
 """
 
 
-def test_of_repeats_from_two_processes_one_lands(kind: str, storage: Storage, root: Path) -> None:
+def test_of_repeats_from_two_processes_one_lands(storage: Storage, root: Path) -> None:
     rounds = 40  # fewer than are remembered: one may be far ahead
     upload(storage, b"f", b"")
-    writers = [process(FIRST[kind] + _REPEATS, str(root), str(rounds)) for _ in range(2)]
+    writers = [process(_REPEATS, str(root), str(rounds)) for _ in range(2)]
     for writer in writers:
         assert writer.stdout and writer.stdout.readline() == b"ready\n"
     for writer in writers:
@@ -272,25 +260,6 @@ def test_of_repeats_from_two_processes_one_lands(kind: str, storage: Storage, ro
 # Crashes and failures
 
 
-_DIES = """
-import os, sys
-from httpnas.storage.store import Storage
-from tests.storage.test_idempotency import append
-root, where, nth = sys.argv[1:]
-storage = Storage(root)
-real = getattr(os, where)
-left = int(nth)
-
-def die(*args, **kwargs):
-    global left
-    left -= 1
-    if left:
-        return real(*args, **kwargs)
-    os._exit(9)
-
-setattr(os, where, die)
-append(storage, b"f", b"lost!", b"key")
-"""
 #: Where a daemon dies: as soon as the keys are written, and before the append counts.
 DEATHS = [
     ("xattrs", "pwritev", 1),
@@ -303,7 +272,7 @@ DEATHS = [
 ]
 
 
-@pytest.mark.parametrize("kind, where, nth", DEATHS)
+@pytest.mark.parametrize("kind, where, nth", DEATHS, indirect=["kind"])
 @pytest.mark.parametrize(
     "between, between_key", [(b"much more than was lost", None), (b"x", b"between")]
 )
@@ -313,25 +282,21 @@ def test_a_key_whose_append_a_crash_has_undone_was_never_seen(
     nth: int,
     between: bytes,
     between_key: bytes | None,
-    root: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    durable: Storage,
 ) -> None:
-    choose(kind, monkeypatch, root.parent)
-    storage = Storage(str(root), durable=False)
-    upload(storage, b"f", b"old ")
-    older = [append(storage, b"f", b"o", b"older %d" % number) for number in range(3)]
-    dying = process(FIRST[kind] + _DIES, str(root), where, str(nth))
-    dying.communicate(timeout=30)
-    assert dying.returncode == 9
-    assert not knows(storage, b"f", b"key")
-    append(storage, b"f", between, between_key)
+    upload(durable, b"f", b"old ")
+    older = [append(durable, b"f", b"o", b"older %d" % number) for number in range(3)]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        die_at(patch, where, nth)
+        append(durable, b"f", b"lost!", b"key")
+    assert not knows(durable, b"f", b"key")
+    append(durable, b"f", between, between_key)
     for number, done in enumerate(older):
-        assert append(storage, b"f", b"o", b"older %d" % number) == done
-    landed = append(storage, b"f", b"new", b"key")
-    assert landed == version_of(storage, b"f")
-    assert append(storage, b"f", b"new", b"key") == landed
-    assert read(storage, b"f") == b"old ooo" + between + b"new"
-    storage.close()
+        assert append(durable, b"f", b"o", b"older %d" % number) == done
+    landed = append(durable, b"f", b"new", b"key")
+    assert landed == version_of(durable, b"f")
+    assert append(durable, b"f", b"new", b"key") == landed
+    assert read(durable, b"f") == b"old ooo" + between + b"new"
 
 
 def test_while_an_append_is_under_way_its_key_is_not_known(storage: Storage) -> None:
@@ -351,6 +316,7 @@ def test_while_an_append_is_under_way_its_key_is_not_known(storage: Storage) -> 
     assert knows(storage, b"f", b"key")
 
 
+@both_kinds
 @pytest.mark.parametrize("restored", [True, False])
 @pytest.mark.parametrize("next_key", [None, b"next"])
 def test_a_key_whose_append_failed_was_never_seen(
@@ -450,6 +416,7 @@ def test_a_file_that_is_cut_short_by_others_has_not_taken_what_it_lost(
 # Other files of the name
 
 
+@both_kinds
 def test_a_replacement_has_taken_nothing(storage: Storage, root: Path) -> None:
     for replace in [
         lambda: upload(storage, b"f", b"replaced "),
@@ -466,6 +433,7 @@ def test_a_replacement_has_taken_nothing(storage: Storage, root: Path) -> None:
         assert read(storage, b"f") == b"replaced y"
 
 
+@both_kinds
 def test_an_append_that_began_before_a_replacement_lands_on_it(storage: Storage) -> None:
     upload(storage, b"f", b"")
     first, again = begin(storage, b"f", b"x", b"key"), begin(storage, b"f", b"x", b"key")
@@ -477,6 +445,7 @@ def test_an_append_that_began_before_a_replacement_lands_on_it(storage: Storage)
     assert read(storage, b"f") == b"replaced x"
 
 
+@both_kinds
 def test_keys_go_with_a_file_that_is_moved(storage: Storage) -> None:
     upload(storage, b"f", b"")
     upload(storage, b"d/g", b"other")
@@ -521,6 +490,7 @@ def test_a_damaged_record_knows_no_key(storage: Storage, record: bytes) -> None:
     assert read(storage, b"f") == b"x" * SMALL + b"y"
 
 
+@both_kinds
 def test_a_crash_with_a_damaged_record_is_repaired(storage: Storage, root: Path) -> None:
     before = upload(storage, b"f", b"old")
     crash(storage, root / "f", before, b"garbage")

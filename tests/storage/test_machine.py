@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -26,9 +27,9 @@ from httpnas.storage.errors import IntoItself, IsFolder, NameTaken, NoSuchFile, 
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Check
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Version
 from tests.harness import wait_until
+from tests.lock_files import SpareLockFiles
 from tests.storage.steps import (
     Refused,
     anything,
@@ -116,13 +117,16 @@ class StorageMachine(RuleBasedStateMachine):
     """Two storages on a new folder.
 
     :param roots: where to make it, as each of the hosts that have it sees that.
+    :param spare: has lock files for it.
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], spare: SpareLockFiles) -> None:
         super().__init__()
         name = uuid.uuid4().hex
         self.root = roots[0] / name
         self.root.mkdir()
+        self.lent = contextlib.ExitStack()
+        self.lent.enter_context(spare.lent(self.root))
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("httpnas.storage.append.IN_MEMORY", IN_MEMORY)
         self.model = Model()
@@ -142,6 +146,7 @@ class StorageMachine(RuleBasedStateMachine):
         for storage in self.storages:
             storage.close()
         self.patch.undo()
+        self.lent.close()
         shutil.rmtree(self.root)
 
     def pick(self, data: st.DataObject) -> bytes:
@@ -403,7 +408,7 @@ class StorageMachine(RuleBasedStateMachine):
             wanted = NotAFolder
         elif self.model.is_folder(name):
             wanted = IsFolder
-        version = self.expect(wanted, lambda: self.storages[on].look(name))
+        version = self.expect(wanted, lambda: self.storages[on].version_of(name))
         if wanted is None:
             assert (version and version.tag) == self.tags.get(name)
 
@@ -457,8 +462,10 @@ def roots(root: Path) -> list[Path]:
 
 
 def test_two_storages_do_as_the_model_does(roots: list[Path]) -> None:
+    (roots[0] / "spare").mkdir()
+    spare = SpareLockFiles(roots[0] / "spare")
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: StorageMachine(roots),
+        lambda: StorageMachine(roots, spare),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=30,

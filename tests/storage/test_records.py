@@ -15,76 +15,32 @@ from typing import Any
 import pytest
 
 from httpnas.storage import facts, idempotency, version
-from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
 from httpnas.storage.errors import StorageError, StorageFull
 from httpnas.storage.facts import Facts
 from httpnas.storage.records import LARGEST, FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.storage.steps import (
+    Died,
     Refused,
     anything,
     append,
     at_once,
+    both_kinds,
+    choose,
     content_of,
+    die_at,
     leftovers,
-    need_xattrs,
     only,
     opened,
     outcome,
-    process,
     read,
     remove,
     upload,
 )
 
-KINDS = ["xattrs", "files"]
 SMALL, LARGE = 1000, IN_MEMORY + 1000
-
-#: Begins the script of a process whose file system keeps user xattrs, or keeps none.
-FIRST = {
-    "xattrs": "",
-    "files": """
-import errno, os
-def unsupported(*args, **kwargs):
-    raise OSError(errno.ENOTSUP, "not supported")
-os.setxattr = os.getxattr = os.removexattr = unsupported
-""",
-}
-
-
-def choose(kind: str, patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let storages that are made from now on keep their records in the way *kind*."""
-    if kind == "xattrs":
-        need_xattrs(folder)
-        return
-
-    def unsupported(*args: Any, **kwargs: Any) -> Any:
-        raise OSError(errno.ENOTSUP, "not supported")
-
-    for function in ["setxattr", "getxattr", "removexattr"]:
-        patch.setattr(os, function, unsupported)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    chosen: str = request.param
-    choose(chosen, monkeypatch, tmp_path)
-    return chosen
-
-
-@pytest.fixture
-def storage(kind: str, root: Path) -> Iterator[Storage]:
-    storage = Storage(str(root), durable=False)
-    yield storage
-    storage.close()
-
-
-@pytest.fixture
-def durable(kind: str, root: Path) -> Iterator[Storage]:
-    storage = Storage(str(root))
-    yield storage
-    storage.close()
 
 
 @pytest.fixture
@@ -153,6 +109,7 @@ def test_an_error_in_the_probe_is_no_answer(root: Path, monkeypatch: pytest.Monk
         Storage(str(root), durable=False)
 
 
+@both_kinds
 def test_a_record_is_read_as_it_was_written(storage: Storage, fd: int, tmp_path: Path) -> None:
     records = storage.records
     other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
@@ -172,12 +129,14 @@ def test_a_record_is_read_as_it_was_written(storage: Storage, fd: int, tmp_path:
     os.close(other)
 
 
+@both_kinds
 def test_a_record_of_the_largest_size_is_kept_whole(storage: Storage, fd: int) -> None:
     record = os.urandom(LARGEST)
     storage.records.write(fd, "keys", record)
     assert storage.records.read(fd, "keys") == record
 
 
+@both_kinds
 def test_records_are_those_of_the_file_and_not_of_its_name(storage: Storage, root: Path) -> None:
     upload(storage, b"f", b"x")
     file = opened(storage, b"f")
@@ -219,10 +178,6 @@ def test_a_record_that_can_not_be_read_is_not_taken_for_none(
 
 
 # Crashes of records in files
-
-
-class Died(BaseException):
-    """The daemon dies here."""
 
 
 STEPS = ["open", "write", "fsync", "rename"]
@@ -383,6 +338,7 @@ def test_what_an_inode_had_before_is_durably_gone_when_an_upload_is(plain: Stora
     assert "sync records" in steps[steps.index("unlink undo") : named]
 
 
+@both_kinds
 def test_without_durability_nothing_is_synced(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +479,7 @@ def has_undo(storage: Storage, path: Path) -> bool:
         os.close(fd)
 
 
+@both_kinds
 def test_a_reader_never_sees_a_part_of_an_append(storage: Storage) -> None:
     piece, bodies = 500, 80
     real = os.pwritev
@@ -560,6 +517,7 @@ def test_a_reader_never_sees_a_part_of_an_append(storage: Storage) -> None:
     assert len(seen) > 5
 
 
+@both_kinds
 def test_a_reader_between_two_commits_sees_one_of_the_versions(storage: Storage) -> None:
     known = [upload(storage, b"f", b"first")]
     real = version.read_undo
@@ -580,6 +538,7 @@ def test_a_reader_between_two_commits_sees_one_of_the_versions(storage: Storage)
     file.close()
 
 
+@both_kinds
 def test_a_reader_whose_look_fell_into_a_commit_that_then_ended_looks_again(
     storage: Storage, root: Path
 ) -> None:
@@ -605,34 +564,14 @@ def test_a_reader_whose_look_fell_into_a_commit_that_then_ended_looks_again(
     os.close(file)
 
 
-_DIES = """
-import os, sys
-from httpnas.storage.store import Storage
-from tests.storage.steps import append
-root, where, nth, size = sys.argv[1:]
-storage = Storage(root)
-real = getattr(os, where)
-left = int(nth)
-
-def die(*args, **kwargs):
-    global left
-    left -= 1
-    if left:
-        return real(*args, **kwargs)
-    if where == "pwritev":
-        real(args[0], [b"".join(args[1])[:10]], args[2])
-    elif where == "copy_file_range":
-        real(args[0], args[1], 10, *args[3:])
-    elif where == "write":
-        real(args[0], args[1][:5])
-    os._exit(9)
-
-setattr(os, where, die)
-append(storage, b"f", b"x" * int(size))
-"""
 DEATHS = [
     ("xattrs", "setxattr", 1, SMALL),
     ("xattrs", "setxattr", 2, SMALL),
+    ("xattrs", "pwritev", 1, SMALL),
+    ("xattrs", "copy_file_range", 1, LARGE),
+    ("xattrs", "utime", 1, SMALL),
+    ("xattrs", "fsync", 1, SMALL),
+    ("xattrs", "fsync", 1, LARGE),
     ("xattrs", "removexattr", 1, LARGE),
     ("files", "write", 1, SMALL),
     ("files", "rename", 1, SMALL),
@@ -644,27 +583,26 @@ DEATHS = [
 ]
 
 
-@pytest.mark.parametrize("kind, where, nth, size", DEATHS)
+@pytest.mark.parametrize("kind, where, nth, size", DEATHS, indirect=["kind"])
 def test_an_append_that_dies_never_was_and_the_next_one_repairs(
-    kind: str, where: str, nth: int, size: int, root: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, where: str, nth: int, size: int, durable: Storage, root: Path
 ) -> None:
-    choose(kind, monkeypatch, root.parent)
-    storage = Storage(str(root), durable=False)
-    before = upload(storage, b"f", b"old ")
-    dying = process(FIRST[kind] + _DIES, str(root), where, str(nth), str(size))
-    dying.communicate(timeout=30)
-    assert dying.returncode == 9
-    assert version_of(storage, b"f") == before
-    assert read(storage, b"f") == b"old "
-    append(storage, b"f", b"new", only(before.tag), expected=4)
+    before = upload(durable, b"f", b"old ")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        die_at(patch, where, nth)
+        append(durable, b"f", b"x" * size)
+    assert version_of(durable, b"f") == before
+    assert read(durable, b"f") == b"old "
+    with pytest.raises(WrongOffset) as caught:
+        append(durable, b"f", b"new", expected=4 + size)
+    assert caught.value.actual == 4
+    append(durable, b"f", b"new", only(before.tag), expected=4)
     assert (root / "f").read_bytes() == b"old new"
-    assert not has_undo(storage, root / "f")
-    for _ in storage.reclaim_abandoned():
-        pass
+    assert not has_undo(durable, root / "f")
     assert leftovers(root) == []
-    storage.close()
 
 
+@both_kinds
 def test_what_counts_after_a_crash_can_be_changed(storage: Storage, root: Path) -> None:
     for number, change in enumerate(
         [

@@ -9,13 +9,13 @@ import resource
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from httpnas.storage import locks as locks_module
 from httpnas.storage.errors import (
     Contended,
     IntoItself,
@@ -30,7 +30,7 @@ from httpnas.storage.errors import (
 )
 from httpnas.storage.locks import NameLocks
 from httpnas.storage.store import Storage
-from httpnas.storage.workspace import _LOOKS
+from httpnas.storage.workspace import _MOST_ALIVE
 from tests.harness import wait_until
 from tests.storage.steps import (
     Refused,
@@ -45,6 +45,7 @@ from tests.storage.steps import (
     remove,
     tag,
     upload,
+    with_another_lock,
 )
 
 
@@ -591,7 +592,7 @@ def test_what_needs_a_working_folder_that_is_gone_is_not_said_to_be_missing(
 def test_of_many_living_daemons_some_are_looked_at_and_a_dead_one_is_found(
     storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = [Storage(str(root), durable=False) for _ in range(_LOOKS + 8)]
+    others = [Storage(str(root), durable=False) for _ in range(_MOST_ALIVE + 8)]
     dead = root / ".httpnas" / "run" / "dead"
     dead.mkdir()
     (dead / "lease").touch()
@@ -609,7 +610,7 @@ def test_of_many_living_daemons_some_are_looked_at_and_a_dead_one_is_found(
         refused.clear()
         for _ in storage.reclaim_abandoned():
             pass
-        assert len(refused) <= _LOOKS
+        assert len(refused) <= _MOST_ALIVE
     for other in others:
         other.close()
 
@@ -690,18 +691,33 @@ sys.stdin.readline()
 """
 
 
+class Clock:
+    """A clock that only sleeping moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_lock_is_held_across_processes_until_it_is_given_back(
     folder: int, tmp_path: Path, killed: bool
 ) -> None:
     holder = process(_HOLDER, str(tmp_path / "locks"))
     assert holder.stdout and holder.stdin and holder.stdout.readline() == b"ready\n"
-    locks = NameLocks(folder, patience=0.2)
-    start = time.monotonic()
-    with pytest.raises(Contended), locks.hold((folder, b"name")):
-        pass
-    assert 0.2 <= time.monotonic() - start < 5
-    with locks.hold((folder, b"another name")):
+    locks = NameLocks(folder, timeout=30)
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(locks_module, "time", clock)
+        with pytest.raises(Contended), locks.hold((folder, b"name")):
+            pass
+        assert 30 <= clock.now < 30.1
+    with locks.hold((folder, with_another_lock(folder, (folder, b"name")))):
         pass
     if killed:
         holder.kill()
@@ -717,7 +733,7 @@ def test_a_lock_is_held_across_processes_until_it_is_given_back(
 
 
 def test_a_lock_given_up_on_leaves_no_descriptor(folder: int) -> None:
-    locks = NameLocks(folder, patience=0.01)
+    locks = NameLocks(folder, timeout=0.01)
     with locks.hold((folder, b"b")):
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
@@ -729,7 +745,7 @@ def test_a_lock_given_up_on_leaves_no_descriptor(folder: int) -> None:
 
 
 def test_two_names_in_both_orders_never_wait_for_each_other(folder: int) -> None:
-    locks = NameLocks(folder, patience=10)
+    locks = NameLocks(folder, timeout=10)
     inside: list[int] = []
 
     def take(*names: bytes) -> None:
@@ -746,7 +762,7 @@ def test_two_names_in_both_orders_never_wait_for_each_other(folder: int) -> None
 def test_a_lock_is_that_of_the_place_whatever_its_folder_is_called(
     folder: int, tmp_path: Path
 ) -> None:
-    locks = NameLocks(folder, patience=0.01)
+    locks = NameLocks(folder, timeout=0.01)
     (tmp_path / "a").mkdir()
     a = os.open(tmp_path / "a", os.O_RDONLY)
     with locks.hold((a, b"f")):
@@ -772,7 +788,7 @@ def test_every_change_waits_for_the_lock_of_its_name(storage: Storage, operation
         "move to": lambda: storage.move(b"g", b"f", anything),
         "remove": lambda: storage.remove(b"f", anything),
     }
-    storage.locks._patience = 0.02
+    storage.locks._timeout = 0.02
     with storage.locks.hold((storage.root.fd, b"f")):
         with pytest.raises(Contended):
             acts[operation]()
@@ -784,4 +800,4 @@ def test_every_change_waits_for_the_lock_of_its_name(storage: Storage, operation
 def test_a_folder_at_the_name_of_a_file_is_told(storage: Storage) -> None:
     upload(storage, b"d/f", b"content")
     with pytest.raises(IsFolder):
-        storage.look(b"d")
+        storage.version_of(b"d")

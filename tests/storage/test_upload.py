@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from httpnas.storage.content import write_all
 from httpnas.storage.errors import (
     IsFolder,
     NameTaken,
@@ -23,8 +24,7 @@ from httpnas.storage.errors import (
     StorageFull,
 )
 from httpnas.storage.store import Storage
-from httpnas.storage.upload import Find, write_all
-from httpnas.storage.version import Version
+from httpnas.storage.version import Find, Version
 from tests.storage.steps import (
     Faults,
     Refused,
@@ -47,7 +47,7 @@ def test_content_comes_back_as_it_was_written(storage: Storage) -> None:
     chunks = [b"", b"one", b"\x00\xff" * 100_000, b"", b"three"]
     written = upload(storage, b"f", chunks)
     assert read(storage, b"f") == b"".join(chunks)
-    assert written == opened_version(storage, b"f") == storage.look(b"f")
+    assert written == opened_version(storage, b"f") == storage.version_of(b"f")
 
 
 def opened_version(storage: Storage, name: bytes) -> Version:
@@ -72,7 +72,7 @@ def test_more_chunks_than_one_call_takes_are_all_written(storage: Storage) -> No
 def test_nothing_is_visible_before_the_publish(storage: Storage, root: Path) -> None:
     begun = storage.begin_upload(b"d/f", anything)
     begun.write([b"content"])
-    assert storage.look(b"d/f") is None
+    assert storage.version_of(b"d/f") is None
     assert names(storage) == []
     begun.publish(anything)
     assert read(storage, b"d/f") == b"content"
@@ -85,7 +85,7 @@ def test_the_old_content_is_served_until_the_publish(storage: Storage) -> None:
     begun = storage.begin_upload(b"f", anything)
     begun.write([b"new content"])
     assert read(storage, b"f") == b"old"
-    assert storage.look(b"f") == old
+    assert storage.version_of(b"f") == old
     begun.publish(anything)
     assert read(storage, b"f") == b"new content"
     begun.close()
@@ -348,13 +348,6 @@ def test_tags_differ_even_when_the_inode_is_used_again(storage: Storage) -> None
 
 
 # What is brought to stable storage, and when
-
-
-@pytest.fixture
-def durable(root: Path) -> Any:
-    storage = Storage(str(root))
-    yield storage
-    storage.close()
 
 
 @pytest.fixture

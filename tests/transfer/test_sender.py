@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from httpnas.storage.errors import FileCutShort
 from httpnas.transfer import sender
 from httpnas.transfer.sender import (
     BLOCK,
@@ -21,7 +22,6 @@ from httpnas.transfer.sender import (
     FileRange,
     Generated,
     Sender,
-    SourceEnded,
     Text,
 )
 
@@ -327,7 +327,7 @@ def test_a_file_that_was_cut_short_is_an_error(tmp_path: Path, read: str) -> Non
     with path.open("rb") as opened:
         source = FileRange(opened.fileno(), 0, 10)
         assert getattr(source, read)() == b"12345"
-        with pytest.raises(SourceEnded):
+        with pytest.raises(FileCutShort):
             getattr(source, read)()
 
 
@@ -341,7 +341,7 @@ def test_a_short_file_ends_a_transfer_with_an_error(tmp_path: Path) -> None:
         done.addErrback(outcome.append)
         while disk.waiting:
             disk.complete()
-    assert isinstance(outcome[0].value, SourceEnded)
+    assert isinstance(outcome[0].value, FileCutShort)
     assert consumer.written == b"12345"
 
 

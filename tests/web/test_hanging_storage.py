@@ -49,7 +49,7 @@ class Gate:
         self._open.set()
         self._holds: Callable[[Callable[..., Any]], bool] = lambda call: True
         monkeypatch.setattr(nas.disk, "run", partial(self._gated, nas.disk.run))
-        monkeypatch.setattr(nas.disk, "look", partial(self._gated, nas.disk.look))
+        monkeypatch.setattr(nas.disk, "probe", partial(self._gated, nas.disk.probe))
 
     def _gated(self, run: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._holds(call):

@@ -361,14 +361,14 @@ async def test_what_vanishes_before_its_page_is_made_does_not_end_the_listing(
     monkeypatch.setattr(listings, "_SOME", 1)
     for name in "abcdef":
         (nas.root / name).touch()
-    look = Folder.look
+    look = Folder.entry
 
     def racing(folder: Folder, name: bytes) -> Any:
         if name in (b"b", b"c", b"d"):
             (nas.root / name.decode()).unlink(missing_ok=True)
         return look(folder, name)
 
-    monkeypatch.setattr(Folder, "look", racing)
+    monkeypatch.setattr(Folder, "entry", racing)
     page = await listed(nas, f"/file/?sort={by}&limit=2")
     assert names(page) == ["a", "e"]
     after = quote(page["next"], safe="")
@@ -471,7 +471,7 @@ async def test_by_size_a_folder_is_read_once_and_only_a_page_is_opened_in_pool_t
         (nas.root / f"f{number:02}").touch()
     looked: list[bytes] = []
     threads = []
-    look, stat, scandir = Folder.look, os.stat, os.scandir
+    look, stat, scandir = Folder.entry, os.stat, os.scandir
 
     def scanning(fd: int) -> Any:
         threads.append(threading.current_thread())
@@ -486,7 +486,7 @@ async def test_by_size_a_folder_is_read_once_and_only_a_page_is_opened_in_pool_t
             threads.append(threading.current_thread())
         return stat(path, **kwargs)
 
-    monkeypatch.setattr(Folder, "look", looking)
+    monkeypatch.setattr(Folder, "entry", looking)
     monkeypatch.setattr(os, "stat", statting)
     monkeypatch.setattr(os, "scandir", scanning)
     page = await listed(nas, "/file/?sort=size&limit=3")

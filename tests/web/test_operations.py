@@ -171,7 +171,7 @@ async def test_errors_that_concern_one_request_do_not_make_a_daemon_unready(
 async def test_a_disk_that_hangs_is_told_in_time_and_holds_one_thread_of_all_who_ask(
     nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(disk_module, "PROBE_TIMEOUT", 0.05)
     monkeypatch.setattr(nas.engine.watchdog.probe, "_call", hung)
     for _ in range(20):
         assert await refusal(nas) == ["The storage cannot be written to: it does not answer."]
@@ -187,10 +187,10 @@ async def test_of_two_who_ask_the_same_the_one_who_still_waits_is_told(
     nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nas.engine.watchdog.probe, "_call", hung)
-    monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(disk_module, "PROBE_TIMEOUT", 0.05)
     with pytest.raises(StorageAway):
         await nas.engine.watchdog.probe.ask()
-    monkeypatch.setattr(disk_module, "PATIENCE", 20)
+    monkeypatch.setattr(disk_module, "PROBE_TIMEOUT", 20)
     waiting = Deferred.fromCoroutine(nas.engine.watchdog.probe.ask())
     hung.let_go()
     assert await waiting is None
@@ -203,7 +203,7 @@ async def test_a_name_that_others_hold_does_not_make_a_daemon_unready(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (nas.root / "f").write_bytes(b"x")
-    monkeypatch.setattr(nas.storage.locks, "_patience", 0.01)
+    monkeypatch.setattr(nas.storage.locks, "_timeout", 0.01)
     folder = os.open(nas.root, os.O_RDONLY)
     others = NameLocks(nas.storage.workspace.locks)
     with others.hold((folder, b"f")):
@@ -386,7 +386,7 @@ def test_the_storage_is_measured_as_df_does(tmp_path: Path) -> None:
 async def test_metrics_are_shown_while_the_disk_hangs(
     nas: Nas, hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(disk_module, "PROBE_TIMEOUT", 0.05)
     monkeypatch.setattr(nas.engine.watchdog.space, "_call", hung)
     assert (await series(nas))["httpnas_disk_calls_running"] == 1
 

@@ -21,7 +21,6 @@ from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.storage import errors
 from httpnas.storage.append import WrongOffset
 from httpnas.storage.errors import StorageError
-from httpnas.transfer.sender import SourceEnded
 from httpnas.web.multipart import BadForm
 from httpnas.web.openapi import document
 from httpnas.web.problems import Kind, Problem, problem_of
@@ -83,7 +82,7 @@ def test_special_errors_of_the_storage_are_not_taken_for_general_ones() -> None:
         (BadForm("why"), Kind.BAD_FORM),
         (BodyTooSlow(), Kind.BODY_TOO_SLOW),
         (BodyTooLarge(), Kind.BODY_TOO_LARGE),
-        (SourceEnded(), Kind.FILE_CUT_SHORT),
+        (errors.FileCutShort("shorter"), Kind.FILE_CUT_SHORT),
         (RangeNotSatisfiable(5), Kind.RANGE_NOT_SATISFIABLE),
         (OSError(errno.ENOSPC, "full"), Kind.STORAGE_FULL),
         (OSError(errno.EIO, "broken"), Kind.STORAGE_BROKEN),

@@ -16,7 +16,7 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from httpnas.storage import append, upload
+from httpnas.storage import append, content, upload
 from httpnas.storage.root import Root
 from httpnas.storage.store import Storage
 from tests.harness import Nas, connect
@@ -386,7 +386,7 @@ async def test_other_sites_may_read_but_not_change(
 
 def failing(code: int, after: int = 0) -> Callable[..., None]:
     """Writes that work *after* times and fail from then on, in the middle."""
-    works, left = upload.write_all, [after]
+    works, left = content.write_all, [after]
 
     def write_all(fd: int, *args: Any) -> None:
         left[0] -= 1

@@ -42,12 +42,12 @@ class Backend(Protocol):
         """Whether it does not answer at the moment."""
 
     @property
-    def patience(self) -> float:
+    def hang_timeout(self) -> float:
         """For how many seconds a request may wait for it without a byte being moved."""
 
     @property
     def now(self) -> float:
-        """The time by which :attr:`patience` is measured, in seconds."""
+        """The time by which :attr:`hang_timeout` is measured, in seconds."""
 
-    def check(self) -> None:
+    def tick(self) -> None:
         """Check whether it answers; called once a second."""

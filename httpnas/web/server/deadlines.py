@@ -132,7 +132,7 @@ class _Handling:
         moved = request.body.received + request.sentLength
         if not is_awaited or moved != self._moved:
             self._moved, self._since = moved, now
-        elif now - self._since > self._backend.patience and not request.finished:
+        elif now - self._since > self._backend.hang_timeout and not request.finished:
             request.give_up()
 
 

@@ -69,7 +69,7 @@ class StreamingSite(server.Site, channel.Site):
     def _check(self) -> None:
         now = self.reactor.seconds()
         try:
-            self.backend.check()
+            self.backend.tick()
         except Exception:
             self._log.failure("the backend could not be checked")
         for connection in list(self.channels):

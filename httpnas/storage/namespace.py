@@ -1,0 +1,167 @@
+"""What every change stands on: the names below one root, opened safely, locked and synced.
+
+Uploads, appends, moves and removals are made of these steps. :class:`httpnas.storage.store.Storage`
+adds the operations themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+from httpnas.storage import version
+from httpnas.storage.descriptors import owned
+from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
+from httpnas.storage.locks import NameLocks
+from httpnas.storage.records import FileRecords, Records, XattrRecords
+from httpnas.storage.root import Root, split
+from httpnas.storage.version import Version
+from httpnas.storage.volume import Volume
+from httpnas.storage.workspace import Workspace
+
+#: A step that may take long: because of the disk, because of others who change the same name, or
+#: because of both.
+Step = Literal["fsync", "lock_wait", "append_commit"]
+#: Is called with a step that has ended and the seconds that it took.
+Observe = Callable[[Step, float], None]
+
+
+class Namespace:
+    """The names below one root, with the locks, records and temporaries that belong to them.
+
+    :param path: the root; it is not made here.
+    :param durable: whether a change is on stable storage before it is reported.
+    :param observe: is called when a step ends that others or the disk may hold up.
+    :param same_as: the namespace that this must be, opened anew.
+    :raises StorageError: when the root is not a folder that can be written to.
+    :raises StorageGone: when *path* does not lead to *same_as*.
+    """
+
+    def __init__(
+        self, path: str, durable: bool, observe: Observe, same_as: Namespace | None
+    ) -> None:
+        self.durable = durable
+        self._observe = observe
+        self._path = os.path.abspath(path)
+        self.root = Root(path)
+        if same_as is not None:
+            same_as.volume.verify_same(self.root)
+        self.workspace = Workspace(self.root.fd)
+        self.volume: Volume = Volume(self._path, self.root, self.workspace)
+        self.locks = NameLocks(self.workspace.locks)
+        #: Whether files keep their records themselves, in user xattrs.
+        self.has_xattrs = self.workspace.keeps_xattrs()
+        self.records: Records = (
+            XattrRecords()
+            if self.has_xattrs
+            else FileRecords(self.workspace, self.workspace.records, durable)
+        )
+
+    def close(self) -> None:
+        """Close everything that is open. No call may be running, and none may follow."""
+        self.workspace.leave()
+        self.workspace.close()
+        self.root.close()
+
+    def sync(self, fd: int) -> None:
+        """Bring the file or folder *fd* to stable storage (fsync(2)), if durability is asked for.
+
+        A failure is final: the kernel drops what it could not write, and would answer the next
+        call with success.
+
+        :raises OSError: as fsync(2).
+        """
+        if self.durable:
+            with self.timed("fsync"):
+                os.fsync(fd)
+
+    @contextmanager
+    def timed(self, step: Step) -> Iterator[None]:
+        """Tell the observer how long the block takes, however it ends."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._observe(step, time.monotonic() - began)
+
+    @contextmanager
+    def hold(self, *names: tuple[int, bytes]) -> Iterator[None]:
+        """Hold the locks of *names* for as long as the block, as :meth:`NameLocks.hold`."""
+        with ExitStack() as held:
+            with self.timed("lock_wait"):
+                held.enter_context(self.locks.hold(*names))
+            yield
+
+    def open_holder(self, name: bytes) -> int:
+        """Open the folder that holds *name*, to change what is in it; the caller closes it.
+
+        :raises NoSuchFile: when it is not there, or a file or link stands on the way.
+        :raises OtherFileSystem: when it is on another file system than the root.
+        """
+        try:
+            return self.root.open_parent_to_change(name)
+        except NotAFolder as error:
+            raise NoSuchFile("no such file or folder") from error
+
+    @contextmanager
+    def held_file(self, name: bytes, flags: int) -> Iterator[int]:
+        """Open the file *name* under its lock, for as long as the block.
+
+        :raises IsFolder: when it is a folder.
+        :raises NoSuchFile: when it is nothing that a client can reach.
+        """
+        with owned(self.open_holder(name)) as folder:
+            leaf = split(name)[1]
+            with (
+                self.hold((folder, leaf)),
+                owned(os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
+            ):
+                refuse_non_file(os.fstat(fd))
+                yield fd
+
+    def current(self, folder: int, leaf: bytes) -> Version | None:
+        """Return the version that *leaf* in *folder* has now, or None when there is none."""
+        try:
+            return version.committed_at(folder, leaf, self.records)
+        except FileNotFoundError:
+            os.fstat(folder)  # fails when it is the volume that is gone
+            return None
+
+    def current_at(self, name: bytes) -> Version | None:
+        """Return the version that *name* has now, or None when there is none."""
+        with translated():
+            try:
+                folder = self.root.open_parent(name)
+            except NoSuchFile:
+                return None  # it was removed in this moment
+            with owned(folder):
+                return self.current(folder, split(name)[1])
+
+    def sole_inode(self, folder: int, leaf: bytes) -> int | None:
+        """Return the inode of *leaf* in *folder* if its records go when this name goes.
+
+        It is None for a file that has another name too, and where files keep their records
+        themselves.
+        """
+        if self.has_xattrs:
+            return None
+        try:
+            status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return status.st_ino if status.st_nlink == 1 else None
+
+
+def refuse_non_file(status: os.stat_result) -> None:
+    """Refuse what *status* shows not to be a regular file.
+
+    :raises IsFolder: when it is a folder.
+    :raises NoSuchFile: when it is a link or a special file.
+    """
+    if version.is_folder(status):
+        raise IsFolder("this is a folder, not a file")
+    if not version.is_file(status):
+        raise NoSuchFile("neither a file nor a folder")
