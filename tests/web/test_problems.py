@@ -168,6 +168,7 @@ async def test_a_type_leads_to_a_section_of_the_page(nas: Nas) -> None:
         ("GET", "/none", {}, b"", Kind.NO_SUCH_PATH),
         ("GET", "/file/%zz", {}, b"", Kind.BAD_NAME),
         ("GET", "/file/folder?limit=0", {}, b"", Kind.BAD_QUERY),
+        ("GET", "/file/folder?sort=colour", {}, b"", Kind.BAD_QUERY),
         ("GET", "/file/folder/wc", {}, b"", Kind.IS_FOLDER),
         ("GET", "/file/f", {"If-Match": '"other"'}, b"", Kind.PRECONDITION_FAILED),
         ("GET", "/file/f", {"Range": "bytes=9-"}, b"", Kind.RANGE_NOT_SATISFIABLE),
