@@ -1,4 +1,4 @@
-"""The page of the API at ``/docs``."""
+"""The pages of the API at ``/docs`` and of its problems at ``/docs/problems``."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def test_the_page_of_the_api_shows_its_operations(page: Page) -> None:
         page.wait(lambda: page.browser.find_elements("css selector", ".swagger-ui"), "Swagger UI")
     complaints = [message for message in page.console() if "style" not in message]
     assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_problems_opens_at_the_one_that_a_type_names(page: Page, scheme: str) -> None:
+    page.emulate(scheme=scheme)
+    page.browser.get(f"{page.daemon.url}/docs/problems#storage-full")
+    section = page.browser.find_element("css selector", "section:target")
+    assert section.text.startswith("storage-full\n507 Insufficient Storage\n")
+    assert page.run("return scrollY > 0")
+    assert page.violations() == []
+    assert page.console() == []

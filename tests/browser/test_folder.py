@@ -75,7 +75,7 @@ def test_a_page_that_has_become_empty_is_not_taken_for_an_empty_folder(page: Pag
     page.open().find("#next").click()
     page.labelled("Delete f200").click()
     page.answer("Delete")
-    page.wait(lambda: page.notice() == "Nothing is left on this page.", "the explanation")
+    page.wait(lambda: page.notice() == "There is nothing left on this page.", "the explanation")
     page.find("#previous").click()
     page.wait(lambda: len(page.names()) == 200, "the page before")
 
@@ -118,7 +118,7 @@ def test_a_folder_moves(page: Page) -> None:
             "“\u2068taken\u2069” is taken. A file or folder with the new name exists already.",
         ),
         ("d", {"folder": "/d"}, "A folder cannot be moved into itself."),
-        ("x", {"folder": "/taken"}, "On the way to this name stands a file, not a folder."),
+        ("x", {"folder": "/taken"}, "A part of this path is a file, not a folder."),
         ("x", {"folder": "/.httpnas"}, "This name belongs to the server and cannot be changed."),
         ("x", {"name": ".."}, "A name must not have '.' or '..' as one of its components."),
         ("x", {"name": "a/b"}, "A name cannot contain a slash; open the folder, or name it below."),
@@ -157,7 +157,7 @@ def test_deleting_asks_first_and_cancel_deletes_nothing(page: Page) -> None:
 def test_deleting_a_folder_says_that_all_in_it_goes(page: Page) -> None:
     make(page.root, "d/e/x")
     page.open().labelled("Delete d").click()
-    assert "all that is in it" in page.dialog().text
+    assert "everything in it" in page.dialog().text
     page.answer("Delete")
     page.wait(lambda: page.notice() == "This folder is empty.", "the folder to be gone")
     assert not (page.root / "d").exists()
@@ -196,7 +196,7 @@ def test_a_new_folder_is_made_by_the_first_upload_into_it(page: Page, tmp_path: 
     page.open("d/").find("#new-folder").click()
     page.fill(name="new & shiny")
     page.answer("Go there")
-    page.wait(lambda: "the first upload into it makes it" in page.notice(), "the explanation")
+    page.wait(lambda: "the first upload creates it" in page.notice(), "the explanation")
     assert not (page.root / "d/new & shiny").exists()
     page.choose(make(tmp_path, "y"))
     page.wait_for_names("y")
