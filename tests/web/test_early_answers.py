@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from httpnas.web.server.request import DRAINED
 from tests.harness import PATIENCE, Client, Nas, let_daemon_read, wait_until
 
 HOST = b"Host: nas\r\n"
@@ -532,3 +533,17 @@ async def test_a_client_that_vanishes_after_its_body_was_whole_has_stored_it(
     await nas.at_rest()
     assert stored(nas) == {"f": b"whole"}
     assert nas.leftovers() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_refused_chunked_body_is_drained_up_to_a_bound_and_then_lingers(nas: Nas) -> None:
+    nas.site.limits.linger = 1e6
+
+    def talk() -> None:
+        with Client(nas.port) as client:
+            client.send(head(b"POST", b"f", None, b"Content-Encoding: gzip"))
+            assert_is_problem(client.answer(), 415)
+            client.send(b"%x\r\n" % (1 << 40) + bytes(DRAINED + 1))
+            assert client.rest() == b""
+
+    await nas.in_thread(talk)

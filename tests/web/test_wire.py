@@ -292,6 +292,13 @@ async def test_headers_just_within_the_limits_are_taken(nas: Nas) -> None:
 # What is refused
 
 
+@pytest.mark.parametrize("sent", [b"GET /file HTTP/1.1\nHost: nas\n\n", b"\n", b"GET /\n"])
+@pytest_twisted.ensureDeferred
+async def test_a_bare_line_feed_is_refused_at_once(nas: Nas, sent: bytes) -> None:
+    nas.site.limits.headers = nas.site.limits.idle = 1e6
+    assert_is_refusal(await nas.talk(sent), 400)
+
+
 def head(*lines: bytes, first: bytes = b"POST /file/f HTTP/1.1") -> bytes:
     return b"".join(line + b"\r\n" for line in (first, *lines, b""))
 

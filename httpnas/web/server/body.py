@@ -14,28 +14,29 @@ HELD = 64 << 10
 
 
 class BodyCutShort(Exception):
-    """The client went away, or broke the framing, before the body had ended."""
+    """The client went away or broke the framing within the body (RFC 9112 section 8)."""
 
 
 class BodyTooLarge(Exception):
-    """The body is longer than it may be."""
+    """The body has more bytes than :attr:`Body.limit`."""
 
 
 class BodyTooSlow(Exception):
-    """The body did not move on for too long."""
+    """Too little of the body has come for too long."""
 
 
 @implementer(IPushProducer)
 class Body:
     """The body of one request, on its way in.
 
-    :param length: bytes announced, None for a chunked body.
-    :param network: what is paused when nobody takes the body.
-    :param invite: tells the client that its body is wanted.
-    :ivar limit: bytes it may have at the most, None for any number.
-    :ivar received: bytes that have come so far.
+    :param length: how many bytes were announced, None for a chunked body.
+    :param network: is paused while nobody takes the body.
+    :param invite: is called to tell the client to send the body.
+    :ivar limit: how many bytes it may have, None for any number.
+    :ivar received: how many bytes have come so far.
     :ivar ended: whether all of it has come.
-    :ivar failure: why it was given up, if it was.
+    :ivar paused: whether reading it from the client is paused.
+    :ivar failure: why the rest will not come, None while it may.
     """
 
     def __init__(
@@ -59,10 +60,14 @@ class Body:
     def deliver_to(self, consumer: IConsumer) -> Deferred[None]:
         """Ask the client for the body and give it to *consumer* as it comes.
 
+        The exceptions come through the Deferred.
+
         :return: fires when the consumer has been given all of it, or has stopped it.
-        :raises BodyCutShort: through the Deferred, as the following.
-        :raises BodyTooLarge: the consumer has been given no more than :attr:`limit`.
-        :raises BodyTooSlow:
+        :raises BodyCutShort: when the client has gone, or broken the framing.
+        :raises BodyTooLarge: when it has more bytes than :attr:`limit`, which is the most that
+            the consumer was given.
+        :raises BodyTooSlow: when too little of it came for too long.
+        :raises GivenUp: when the request was given up.
         """
         if self.failure is not None:
             return fail(self.failure)
@@ -83,7 +88,7 @@ class Body:
         return delivered
 
     def drop(self) -> None:
-        """Take the rest of the body and throw it away."""
+        """Read the rest of the body and throw it away."""
         self._held = []
         self._dropping = True
         self._resume()
@@ -107,7 +112,7 @@ class Body:
 
     @property
     def is_unclaimed(self) -> bool:
-        """Whether nobody has asked for it yet, or nobody can any more."""
+        """Whether nobody has asked for it yet, or it is too late to ask."""
         return self.failure is not None or (self._delivered is None and not self._dropping)
 
     def data_received(self, chunk: bytes) -> None:
@@ -135,7 +140,7 @@ class Body:
         self._detach(None)
 
     def fail(self, reason: Exception) -> None:
-        """Give the body up: whoever waits for it, or comes to ask for it, gets *reason*."""
+        """Expect no more of the body: whoever waits for it, or asks for it later, gets *reason*."""
         self._held = []
         self.failure = reason
         self._detach(Failure(reason))
@@ -160,7 +165,10 @@ class Body:
 
 @implementer(IConsumer)
 class Collected:
-    """Takes a short body as a whole; :attr:`Body.limit` bounds it."""
+    """A consumer that keeps a short body in memory. Set :attr:`Body.limit` to bound it.
+
+    :ivar bytes: what has come so far.
+    """
 
     def __init__(self) -> None:
         self.bytes = b""

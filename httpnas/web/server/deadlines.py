@@ -42,10 +42,6 @@ class Request(Protocol):
     finished: int
     sentLength: int
 
-    @property
-    def awaits_continue(self) -> bool:
-        """Whether its client waits for ``100 Continue`` before it sends the body."""
-
     def give_up(self) -> None:
         """Answer that the backend does not answer; the handler may end whenever it can."""
 
@@ -112,9 +108,12 @@ class _Handling:
         self._moved, self._since = 0, backend.now
 
     def waits_for_us(self) -> bool:
-        """Tell whether the client does what it can, and it is our turn."""
+        """Tell whether the client has done what it can, and it is our turn.
+
+        A client that waits for ``100 Continue`` has: nobody has asked for the body yet.
+        """
         body = self.request.body
-        return self.request.awaits_continue or body.paused or body.ended or body.is_unclaimed
+        return body.paused or body.ended or body.is_unclaimed
 
     def has_received(self) -> bool:
         """Tell whether enough of the body has come since this was last true."""

@@ -1,6 +1,7 @@
-"""The head of a request, line by line: what is refused of it, and how (RFC 9112).
+"""The head of a request, line by line: what is refused, and with which status (RFC 9112).
 
-Twisted takes more than is good here, and answers all it refuses with 400. This is asked before it.
+Twisted accepts more than is safe here, and answers everything that it refuses with 400. So these
+checks come before its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from urllib.parse import quote_from_bytes
 
-#: Bytes of a request line, bytes and number of all header lines together.
+#: The most bytes of a request line, and the most bytes and the most lines of all fields together.
 REQUEST_LINE = 8 << 10
 HEADER_BLOCK = 16 << 10
 HEADER_LINES = 100
@@ -18,13 +19,13 @@ _ASCII = bytes(range(128)).decode()
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 
-#: What can stand in a URI reference, a header and a log line without being escaped.
+#: What needs no escape in a URI reference, a field and a line of the log.
 _IDENTITY = re.compile(rb"[A-Za-z0-9._~-]{1,128}\Z")
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?\Z")
 
 
 class HeadRefused(Exception):
-    """A request is not understood.
+    """A request is refused because of its head.
 
     :ivar status: the status code of the answer.
     :ivar detail: what is wrong with the request, for the client.
@@ -37,16 +38,18 @@ class HeadRefused(Exception):
 
 
 class Head:
-    """Counts and checks the lines of one connection's requests."""
+    """The head that one connection is reading: counts and checks its lines."""
 
     def __init__(self) -> None:
         self._lines = 0
         self._block = 0
 
     def request_line(self, line: bytes) -> bytes:
-        """Return the request line with an ASCII target, and begin to count its header lines.
+        """Return the request line with an ASCII target, and begin to count field lines.
 
-        Clients send names as they are typed; what is not ASCII is percent-encoded here, once.
+        Some clients send names as they were typed. What is not ASCII is percent-encoded here, once.
+
+        :raises HeadRefused: with 414 when it is too long.
         """
         self._lines = self._block = 0
         if len(line) > REQUEST_LINE:
@@ -54,7 +57,10 @@ class Head:
         return line if line.isascii() else quote_from_bytes(line, safe=_ASCII).encode()
 
     def header_line(self, line: bytes) -> None:
-        """Check a header line, which is not empty (section 5)."""
+        """Check a field line, which is not empty (section 5).
+
+        :raises HeadRefused: with 431 beyond the limits, or with 400.
+        """
         self._lines += 1
         self._block += len(line) + 2
         if self._lines > HEADER_LINES or self._block > HEADER_BLOCK:
@@ -63,7 +69,10 @@ class Head:
 
 
 def check_field_line(line: bytes) -> None:
-    """Check a line of the headers, or of the trailers of a chunked body (section 7.1.2)."""
+    """Check a field line of a head, or of the trailers of a chunked body (section 7.1.2).
+
+    :raises HeadRefused: when it is folded or holds a control character.
+    """
     if line[0] in b" \t":
         raise HeadRefused(400, "A header line is folded.")
     if _CONTROL.search(line):
@@ -71,7 +80,10 @@ def check_field_line(line: bytes) -> None:
 
 
 def line_too_long(in_headers: bool) -> HeadRefused:
-    """Return the refusal of a line, or of all header lines, beyond the limits."""
+    """Return the refusal of a head beyond the limits.
+
+    :param in_headers: whether its fields are too many or too long, not its request line.
+    """
     if in_headers:
         limits = f"Headers may have {HEADER_LINES} lines and {HEADER_BLOCK} bytes in all."
         return HeadRefused(431, limits)
@@ -79,7 +91,10 @@ def line_too_long(in_headers: bool) -> HeadRefused:
 
 
 def check_framing(header: bytes, value: bytes, version: bytes) -> None:
-    """Check a Content-Length or Transfer-Encoding (section 6); others pass."""
+    """Check a Content-Length or Transfer-Encoding field (section 6); others pass.
+
+    :raises HeadRefused: when it does not tell where the body ends.
+    """
     if header == b"Content-Length" and not _is_length(value):
         raise HeadRefused(400, "Content-Length is not a length.")
     if header == b"Transfer-Encoding":
@@ -90,10 +105,11 @@ def check_framing(header: bytes, value: bytes, version: bytes) -> None:
 
 
 def check_whole(hosts: Sequence[bytes], expects: Sequence[bytes], version: bytes) -> None:
-    """Check what concerns all headers of a request (section 3.2; RFC 9110 section 10.1.1).
+    """Check a head that is complete (section 3.2; RFC 9110 section 10.1.1).
 
     :param hosts: the values of all Host lines.
     :param expects: the values of all Expect lines.
+    :raises HeadRefused: when it names no host, or expects what is not understood.
     """
     if len(hosts) > 1 or (version == b"HTTP/1.1" and not hosts):
         raise HeadRefused(400, "A request has one Host header.")
@@ -104,12 +120,13 @@ def check_whole(hosts: Sequence[bytes], expects: Sequence[bytes], version: bytes
 
 
 def identity_of(get: Callable[[bytes, Sequence[bytes]], Sequence[bytes]]) -> str | None:
-    """Return what the client, or a proxy before it, calls its request, None if it says nothing.
+    """Return how the client, or a proxy before it, identifies its request.
 
     That is a good X-Request-ID, else the trace-id of a traceparent (W3C Trace Context section
     3.2).
 
-    :param get: gives the values of all field lines of a name, or what it is given besides.
+    :param get: returns the values of all field lines of a name, or its second argument.
+    :return: None when there is neither.
     """
     named = get(b"X-Request-ID", [])
     if len(named) == 1 and _IDENTITY.match(named[0]):
@@ -120,7 +137,7 @@ def identity_of(get: Callable[[bytes, Sequence[bytes]], Sequence[bytes]]) -> str
 
 
 def is_persistent(connection: Sequence[bytes], version: bytes) -> bool:
-    """Tell whether a connection may outlive a request (section 9.3).
+    """Tell whether a connection persists after a request (section 9.3).
 
     :param connection: the values of all Connection lines.
     """

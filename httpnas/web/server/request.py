@@ -141,11 +141,6 @@ class StreamingRequest(server.Request):
         """Whether an answer has begun."""
         return bool(self.startedWriting) or self.ending is Ending.REFUSED
 
-    @property
-    def awaits_continue(self) -> bool:
-        """Whether the client waits for ``100 Continue`` (RFC 9110 section 10.1.1)."""
-        return self._expects
-
     # Called by the channel
 
     def gotLength(self, length: int | None) -> None:
