@@ -19,7 +19,8 @@ from unittest import mock
 
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.web.client import HTTPConnectionPool
 
@@ -40,7 +41,10 @@ DEFAULTS: dict[str, Any] = {"cors-origins": [], "hosts": [], "headroom": 0, "pat
 
 
 class Nas:
-    """A daemon in this process, serving the real folder *root* at a real port."""
+    """A daemon in this process, serving the real folder *root* at a real port.
+
+    :param clock: the time of its connections, which passes only when a test lets it.
+    """
 
     def __init__(
         self,
@@ -48,6 +52,7 @@ class Nas:
         limits: Limits | None = None,
         max_upload: int | None = None,
         durable: bool = False,
+        clock: Clock | None = None,
         **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
@@ -60,10 +65,11 @@ class Nas:
         self.disk.start()
         options = {**DEFAULTS, **options}
         self.exchange = Exchange(self.storage, self.disk, max_upload, options["patience"])
-        self.site = make_site(reactor, self.exchange, limits or Limits(), metrics, options)
+        self.site = make_site(clock or reactor, self.exchange, limits or Limits(), metrics, options)
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
         self.url = f"http://127.0.0.1:{self.port}"
+        self._clock = clock
         self._pool = HTTPConnectionPool(reactor)
 
     async def request(self, method: str, path: str, **kwargs: Any) -> Any:
@@ -102,7 +108,12 @@ class Nas:
 
     async def stop(self) -> None:
         await self._pool.closeCachedConnections()
-        await self.site.drain(0.2, lambda: maybeDeferred(self._listening.stopListening))
+        drained = Deferred.fromCoroutine(
+            self.site.drain(0.2, lambda: maybeDeferred(self._listening.stopListening))
+        )
+        if self._clock is not None:
+            self._clock.advance(1)
+        await drained
         self.disk.stop()
         self.storage.close()
 
