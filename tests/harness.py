@@ -19,7 +19,8 @@ from unittest import mock
 
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.web.client import HTTPConnectionPool
 
@@ -46,7 +47,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Nas:
-    """A daemon in this process, serving the real folder *root* at a real port."""
+    """A daemon in this process, serving the real folder *root* at a real port.
+
+    :param clock: the time of its connections, which passes only when a test lets it.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Nas:
         max_upload: int | None = None,
         durable: bool = False,
         more_doors: Callable[[Engine], Iterable[Door]] = lambda engine: (),
+        clock: Clock | None = None,
         **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
@@ -68,11 +73,14 @@ class Nas:
         self.engine = make_engine(reactor, self.disk, self.storage, options["patience"])
         self.disk.start()
         doors = [*make_doors(self.engine, metrics, options), *more_doors(self.engine)]
-        watchdog = self.engine.watchdog
-        self.site = make_site(reactor, doors, watchdog, limits or Limits(), metrics, options)
+        limits = limits or Limits()
+        self.site = make_site(
+            clock or reactor, doors, self.engine.watchdog, limits, metrics, options
+        )
         self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.port: int = self._listening.getHost().port
         self.url = f"http://127.0.0.1:{self.port}"
+        self._clock = clock
         self._pool = HTTPConnectionPool(reactor)
 
     async def request(self, method: str, path: str, **kwargs: Any) -> Any:
@@ -113,7 +121,12 @@ class Nas:
 
     async def stop(self) -> None:
         await self._pool.closeCachedConnections()
-        await self.site.drain(0.2, lambda: maybeDeferred(self._listening.stopListening))
+        drained = Deferred.fromCoroutine(
+            self.site.drain(0.2, lambda: maybeDeferred(self._listening.stopListening))
+        )
+        if self._clock is not None:
+            self._clock.advance(1)
+        await drained
         self.disk.stop()
         self.storage.close()
 

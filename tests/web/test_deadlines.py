@@ -1,57 +1,92 @@
 """What takes too long is ended, and nobody else has to wait for it.
 
-Most tests let the watch over connections look more often than once a second, to save time.
+Time passes only when a test lets it: the daemon's clock for its connections is the test's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import gatherResults
-from twisted.internet.threads import deferToThread
+from twisted.internet import reactor
+from twisted.internet.task import Clock
+from twisted.internet.threads import blockingCallFromThread
 
 from httpnas.web.server.deadlines import PROGRESS, Limits
-from tests.harness import PATIENCE, Client, Nas, wait_until
+from tests.harness import PATIENCE, Client, Nas, let_daemon_read, wait_until
 
 HOST = b"Host: nas\r\n"
 HEALTH = b"GET /file HTTP/1.1\r\n" + HOST + b"\r\n"
+DOWNLOAD = b"GET /file/large HTTP/1.1\r\n" + HOST + b"\r\n"
 NEVER = 1e6
-#: Longest that a limit of 0.3 s and the watch may take, with time for a slow machine.
-SOON = 4.0
+MIB = 1 << 20
+
+
+class Daemon(Nas):
+    """A daemon whose limits are the given ones, and else far away; all in seconds."""
+
+    def __init__(self, root: Path, **limits: float) -> None:
+        far = {"stall": NEVER, "headers": NEVER, "idle": NEVER, "linger": NEVER}
+        self.clock = Clock()
+        super().__init__(root, Limits(**{**far, **limits}), clock=self.clock)
+
+    def pass_time(self, seconds: int, *trickles: tuple[Client, bytes]) -> None:
+        """Let time pass, second by second; from a thread.
+
+        :param trickles: clients, and what each sends every second for as long as it is wanted.
+        """
+        let_daemon_read()
+        for _ in range(seconds):
+            for client, sent in trickles:
+                with contextlib.suppress(OSError):
+                    client.socket.sendall(sent)
+            let_daemon_read()
+            blockingCallFromThread(reactor, self.clock.advance, 1)
+        let_daemon_read()
+
+    def pass_time_until(self, condition: Callable[[], Any], *trickles: tuple[Client, bytes]) -> int:
+        """Let time pass until *condition* holds; return after how many seconds it did."""
+        seconds = 0
+
+        def holds() -> object:
+            nonlocal seconds
+            if condition():
+                return True
+            self.pass_time(1, *trickles)
+            seconds += 1
+            return False
+
+        wait_until(holds, "something to be ended")
+        return seconds
+
+    def wait_for_handlers(self, number: int) -> None:
+        """Wait until so many requests are handled that wait for bytes of their bodies."""
+
+        def waiting() -> list[object]:
+            running = list(blockingCallFromThread(reactor, lambda: list(self.site.running())))
+            return [r for r in running if not r.body.is_unclaimed and not r.body.paused]
+
+        wait_until(lambda: len(waiting()) == number, "all bodies to be asked for")
 
 
 @pytest_twisted.async_yield_fixture
-async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Nas]]:
-    """Makes a daemon whose limits are the given ones, and else far away.
+async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Daemon]]:
+    made: list[Daemon] = []
 
-    It looks at its connections every *watch* seconds; None: as often as it does by itself.
-    """
-    made: list[Nas] = []
-
-    def make(watch: float | None = 0.05, **limits: float) -> Nas:
-        far = {"stall": NEVER, "headers": NEVER, "idle": NEVER, "linger": NEVER}
-        nas = Nas(tmp_path / "root", limits=Limits(**{**far, **limits}))
-        if watch is not None:
-            nas.site._watch.stop()
-            nas.site._watch.start(watch)
-        made.append(nas)
-        return nas
+    def make(**limits: float) -> Daemon:
+        made.append(Daemon(tmp_path / "root", **limits))
+        return made[-1]
 
     yield make
     for nas in made:
         await nas.stop()
-
-
-async def at_once(*clients: Callable[[], Any]) -> list[Any]:
-    return list(await gatherResults([deferToThread(client) for client in clients]))
 
 
 def post(length: int | None) -> bytes:
@@ -59,204 +94,237 @@ def post(length: int | None) -> bytes:
     return b"POST /file/f HTTP/1.1\r\n" + HOST + framing + b"\r\n\r\n"
 
 
-def trickle(client: Client, byte: bytes, until: threading.Event, every: float = 0.05) -> None:
-    """Send *byte* again and again until the event is set or the daemon does not want any more."""
-    with contextlib.suppress(OSError):
-        while not until.wait(every):
-            client.socket.sendall(byte)
+def has_news(client: Client) -> bool:
+    """Tell whether there is something to be read, or the end."""
+    return bool(select.select([client.socket], [], [], 0)[0])
 
 
-def timed_out(nas: Nas, sent: bytes, trickled: bytes = b"") -> Callable[[], None]:
-    """Return a client that sends *sent*, then trickles, and has to get a 408 and the end soon."""
+def furnish(nas: Nas, size: int) -> None:
+    with (nas.root / "large").open("wb") as file:
+        file.truncate(size)
 
-    def talk() -> None:
-        began = time.monotonic()
-        with Client(nas.port) as client:
-            client.send(sent)
-            done = threading.Event()
-            thread = threading.Thread(target=trickle, args=[client, trickled, done])
-            if trickled:
-                thread.start()
-            try:
-                status, headers, _ = client.answer()
-                assert (status, headers["connection"]) == (408, "close")
-                assert client.rest() == b""
-            finally:
-                done.set()
-                if trickled:
-                    thread.join()
-        assert 0.2 < time.monotonic() - began < SOON
 
-    return talk
+@contextlib.contextmanager
+def clients(nas: Nas, *sent: bytes) -> Any:
+    """Connect a client for each of *sent*, which it sends."""
+    with contextlib.ExitStack() as stack:
+        connected = [stack.enter_context(Client(nas.port)) for _ in sent]
+        for client, first in zip(connected, sent, strict=True):
+            client.send(first)
+        yield connected
+
+
+def assert_timed_out(
+    nas: Daemon, limit: int, sent: Sequence[tuple[bytes, bytes]], handlers: int = 0
+) -> None:
+    """Assert that clients which send something, and then trickle, get a 408 after *limit*."""
+    with clients(nas, *(first for first, _ in sent)) as connected:
+        nas.wait_for_handlers(handlers)
+        trickles = [(c, more) for c, (_, more) in zip(connected, sent, strict=True) if more]
+        nas.pass_time(limit, *trickles)
+        assert not any(has_news(client) for client in connected)
+        nas.pass_time(2, *trickles)
+        for client in connected:
+            status, headers, _ = client.answer()
+            assert (status, headers["connection"]) == (408, "close")
+            assert client.rest() == b""
 
 
 @pytest_twisted.ensureDeferred
-async def test_headers_have_to_come_in_time_even_when_they_move(make: Callable[..., Nas]) -> None:
-    nas = make(headers=0.3)
+async def test_headers_have_to_come_in_time_even_when_they_move(
+    make: Callable[..., Daemon],
+) -> None:
     start = b"GET /file HTTP/1.1\r\n"
-    await at_once(
-        timed_out(nas, b"G"),
-        timed_out(nas, b"G", b"E"),
-        timed_out(nas, start + b"X: "),
-        timed_out(nas, start + b"X: ", b"y"),
-        timed_out(nas, start, b"X: y\r\n"),
-    )
+    sent = [
+        (b"G", b""),
+        (b"G", b"E"),
+        (start + b"X: ", b""),
+        (start + b"X: ", b"y"),
+        (start, b"X: y\r\n"),
+    ]
+    nas = make(headers=10)
+    await nas.in_thread(assert_timed_out, nas, 10, sent)
 
 
 @pytest_twisted.ensureDeferred
 async def test_the_headers_of_a_second_request_have_to_come_in_time_as_well(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(headers=0.3)
+    nas = make(headers=10)
 
-    def second(between: bytes) -> Callable[[], None]:
-        def talk() -> None:
-            with Client(nas.port) as client:
-                client.send(HEALTH + between)
+    def talk() -> None:
+        with clients(nas, HEALTH, HEALTH + b"\r\n") as connected:
+            for client in connected:
                 assert client.answer()[0] == 200
+            for client in connected:
                 client.send(b"G")
+            nas.pass_time(10)
+            assert not any(has_news(client) for client in connected)
+            nas.pass_time(2)
+            for client in connected:
                 assert client.answer()[0] == 408
                 assert client.rest() == b""
 
-        return talk
-
-    await at_once(second(b""), second(b"\r\n"))
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_without_a_request_is_closed_in_time(make: Callable[..., Nas]) -> None:
-    nas = make(idle=0.3, watch=None)
+async def test_a_connection_without_a_request_is_closed_in_time(
+    make: Callable[..., Daemon],
+) -> None:
+    nas = make(idle=10)
+    early = b"PUT /file/none HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nx"
+    sent = [[], [HEALTH], [post(1) + b"x", HEALTH], [early]]
 
-    def talk(*requests: bytes) -> Callable[[], None]:
-        def talk() -> None:
-            began = time.monotonic()
-            with Client(nas.port) as client:
+    def talk() -> None:
+        with clients(nas, *(b"" for _ in sent)) as connected:
+            for client, requests in zip(connected, sent, strict=True):
                 for request in requests:
                     client.send(request)
                     assert client.answer()[0] in (200, 404)
+            nas.pass_time(10)
+            assert not any(has_news(client) for client in connected)
+            nas.pass_time(2)
+            for client in connected:
                 assert client.rest() == b""
-            assert 0.2 < time.monotonic() - began < SOON
 
-        return talk
-
-    early = b"PUT /file/none HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nx"
-    await at_once(talk(), talk(HEALTH), talk(post(1) + b"x", HEALTH), talk(early))
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_connection_in_use_is_not_idle(make: Callable[..., Nas]) -> None:
-    nas = make(idle=0.6)
+async def test_a_connection_in_use_is_not_idle(make: Callable[..., Daemon]) -> None:
+    nas = make(idle=10)
 
     def talk() -> None:
         with Client(nas.port) as client:
-            end = time.monotonic() + 1.2
-            while time.monotonic() < end:
+            for _ in range(4):
                 client.send(HEALTH)
                 assert client.answer()[0] == 200
-                time.sleep(0.1)
+                nas.pass_time(8)
 
-    await at_once(talk)
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_body_that_hardly_moves_is_refused_and_leaves_nothing(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(stall=0.3, linger=0.3)
+    sent = [
+        (post(MIB), b""),
+        (post(MIB), b"x"),
+        (post(None), b""),
+        (post(None), b"1\r\nx\r\n"),
+        (post(None) + b"5;", b"x"),
+        (post(MIB).replace(b"POST", b"PUT"), b"x"),
+        (post(4).replace(b"POST /file/f", b"PUT /file/f/mv"), b""),
+    ]
+    nas = make(stall=10)
     (nas.root / "f").write_bytes(b"old")
-    await at_once(
-        timed_out(nas, post(1 << 20)),
-        timed_out(nas, post(1 << 20), b"x"),
-        timed_out(nas, post(None)),
-        timed_out(nas, post(None), b"1\r\nx\r\n"),
-        timed_out(nas, post(None) + b"5;", b"x"),
-        timed_out(nas, post(1 << 20) + bytes(100_000)),
-        timed_out(nas, post(1 << 20).replace(b"POST", b"PUT"), b"x"),
-        timed_out(nas, post(4).replace(b"POST /file/f", b"PUT /file/f/mv")),
-    )
+    await nas.in_thread(assert_timed_out, nas, 10, sent, len(sent))
     await nas.at_rest()
     assert nas.leftovers() == []
     assert (nas.root / "f").read_bytes() == b"old"
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_body_that_no_longer_moves_is_refused(make: Callable[..., Daemon]) -> None:
+    nas = make(stall=10)
+
+    def talk() -> None:
+        with Client(nas.port) as client:
+            client.send(post(MIB) + bytes(100_000))
+            wait_until(lambda: any(r.body.received == 100_000 for r in nas.site.running()))
+            nas.wait_for_handlers(1)
+            assert 10 < nas.pass_time_until(lambda: has_news(client)) < 40
+            assert client.answer()[0] == 408
+
+    await nas.in_thread(talk)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_body_that_moves_is_not_ended_however_long_it_takes(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(stall=0.6, headers=0.1, idle=0.1)
+    nas = make(stall=10, headers=1, idle=1)
     pieces = 16
 
     def talk() -> None:
         with Client(nas.port) as client:
             client.send(post(pieces * PROGRESS))
-            for _ in range(pieces):
+            for piece in range(1, pieces + 1):
                 client.socket.sendall(bytes(PROGRESS))
-                time.sleep(0.1)
+                if piece < pieces:
+                    wait_until(
+                        lambda come=piece * PROGRESS: any(
+                            r.body.received == come for r in nas.site.running()
+                        )
+                    )
+                    nas.pass_time(8)
             assert client.answer()[0] == 200
 
-    await at_once(talk)
+    await nas.in_thread(talk)
 
 
 @pytest.mark.parametrize("expects", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_a_client_is_not_blamed_for_a_slow_disk(
-    make: Callable[..., Nas], monkeypatch: pytest.MonkeyPatch, expects: bool
+    make: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, expects: bool
 ) -> None:
-    nas = make(stall=0.1, headers=0.1, idle=0.1)
+    nas = make(stall=1, headers=1, idle=1)
     begin = nas.storage.begin_upload
-    go_on = threading.Event()
+    has_begun, go_on = threading.Event(), threading.Event()
 
     def slow(*args: Any) -> object:
+        has_begun.set()
         assert go_on.wait(PATIENCE)
         return begin(*args)
 
     monkeypatch.setattr(nas.storage, "begin_upload", slow)
 
     def talk() -> None:
-        timer = threading.Timer(0.5, go_on.set)
-        timer.start()
+        body = bytes(MIB)
         with Client(nas.port) as client:
-            body = bytes(1 << 20)
             if expects:
-                head = post(len(body)).replace(HOST, HOST + b"Expect: 100-continue\r\n")
-                client.send(head)
-                assert client.answer()[0] == 100
-                client.send(body)
+                client.send(post(len(body)).replace(HOST, HOST + b"Expect: 100-continue\r\n"))
             else:
                 client.send(post(len(body)) + body)
+            assert has_begun.wait(PATIENCE)
+            nas.pass_time(20)
+            assert not has_news(client)
+            go_on.set()
+            if expects:
+                assert client.answer()[0] == 100
+                client.send(body)
             assert client.answer()[0] == 200
 
-    await at_once(talk)
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_does_not_read_is_cut_off_while_others_are_served(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(stall=0.3)
-    with (nas.root / "large").open("wb") as file:
-        file.truncate(200 << 20)
+    nas = make(stall=10)
+    furnish(nas, 200 * MIB)
 
-    def starve() -> None:
-        began = time.monotonic()
-        with Client(nas.port, buffer=8192) as client:
-            client.send(b"GET /file/large HTTP/1.1\r\n" + HOST + b"\r\n")
-            wait_until(lambda: nas.site.handlers.running)
-            wait_until(lambda: not nas.site.handlers.running, "the download to be cut")
-            assert 0.2 < time.monotonic() - began < SOON
-            with contextlib.suppress(ConnectionResetError):
-                assert len(client.rest()) < 20 << 20
+    def talk() -> None:
+        starving = [Client(nas.port, buffer=8192) for _ in range(2)]
+        with starving[0], starving[1], Client(nas.port) as served:
+            for client in starving:
+                client.send(DOWNLOAD)
+            wait_until(lambda: nas.site.handlers.running == 2)
 
-    def served() -> None:
-        with Client(nas.port) as client:
-            for _ in range(20):
-                began = time.monotonic()
-                client.send(HEALTH)
-                assert client.answer()[0] == 200
-                assert time.monotonic() - began < 0.5
-                time.sleep(0.05)
+            def is_cut() -> bool:
+                served.send(HEALTH)
+                assert served.answer()[0] == 200
+                return not nas.site.handlers.running
 
-    await at_once(starve, starve, served)
+            assert nas.pass_time_until(is_cut) > 10
+            for client in starving:
+                with contextlib.suppress(ConnectionResetError):
+                    assert len(client.rest()) < 20 * MIB
+
+    await nas.in_thread(talk)
     assert not any(link.endswith("/large") for link in _open_files())
 
 
@@ -270,77 +338,73 @@ def _open_files() -> list[str]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_reads_slowly_but_steadily_gets_everything(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(stall=0.6, idle=0.1, headers=0.1)
-    size = 24 << 20
-    with (nas.root / "large").open("wb") as file:
-        file.truncate(size)
+    nas = make(stall=10, idle=1, headers=1)
+    size = 24 * MIB
+    furnish(nas, size)
 
     def talk() -> None:
         with Client(nas.port, buffer=256 << 10) as client:
-            client.send(b"GET /file/large HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
-            got, began = 0, time.monotonic()
-            while chunk := client.socket.recv(1 << 18):
+            client.send(DOWNLOAD.replace(HOST, HOST + b"Connection: close\r\n"))
+            got = waited = 0
+            while chunk := client.socket.recv(MIB):
                 got += len(chunk)
-                time.sleep(max(0, began + 1.5 * got / size - time.monotonic()))
+                if got // MIB > waited:
+                    waited = got // MIB
+                    nas.pass_time(3)
             assert got > size
 
-    await at_once(talk)
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_refused_client_has_a_bounded_time_to_go(make: Callable[..., Nas]) -> None:
-    nas = make(linger=0.3)
-    refused = b"nonsense\r\n"
+async def test_a_refused_client_has_a_bounded_time_to_go(make: Callable[..., Daemon]) -> None:
+    nas = make(linger=10)
     early = b"PUT /file/none HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n"
+    sent = [
+        (b"nonsense\r\n", b"x"),
+        (early % (1 << 40), b"x"),  # more than is drained: it lingers at once
+        (early % 1000, b"x"),  # first it is drained, then it lingers
+        (early % (1 << 40), bytes(1 << 16)),
+    ]
 
-    def ends(sent: bytes, trickled: bytes) -> Callable[[], None]:
-        """Return a client that reads its answer but never ends its own side."""
-
-        def talk() -> None:
-            began = time.monotonic()
-            with Client(nas.port) as client:
-                client.send(sent)
+    def talk() -> None:
+        """Let clients read their answers, and never end their own side."""
+        with clients(nas, *(first for first, _ in sent)) as connected:
+            for client in connected:
                 assert client.answer()[0] in (400, 404)
-                client.rest()
+            trickles = [(c, more) for c, (_, more) in zip(connected, sent, strict=True)]
+            nas.pass_time(10, *trickles)
+            assert len(nas.site.channels) == len(sent)
+            assert 10 < nas.pass_time_until(lambda: not nas.site.channels, *trickles) < 40
+            for client in connected:
                 with pytest.raises(OSError):
-                    while time.monotonic() - began < PATIENCE:
-                        client.socket.sendall(trickled)
-                        time.sleep(0.02)
-            assert 0.2 < time.monotonic() - began < 2 * SOON
+                    while True:
+                        client.socket.sendall(b"x")
 
-        return talk
-
-    await at_once(
-        ends(refused, b"x"),
-        ends(early % (1 << 40), b"x"),  # more than is drained: it lingers at once
-        ends(early % 1000, b"x"),  # first it is drained, then it lingers
-        ends(early % (1 << 40), bytes(1 << 16)),
-    )
-    await nas.in_thread(wait_until, lambda: not nas.site.channels, "all connections to be gone")
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_client_that_does_not_even_read_its_refusal_is_cut_off(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(linger=0.3, idle=0.3)
+    nas = make(linger=10, idle=10)
 
     def talk() -> None:
-        with Client(nas.port) as client:
-            client.send(b"nonsense\r\n")
+        with clients(nas, b"nonsense\r\n"):
             wait_until(lambda: nas.site.channels)
-            wait_until(lambda: not nas.site.channels, "the connection to be cut")
+            assert 10 < nas.pass_time_until(lambda: not nas.site.channels) < 40
 
-    await at_once(talk)
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_kept_connection_whose_answer_is_not_read_is_cut_off(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(linger=0.3, idle=0.3)
+    nas = make(linger=10, idle=10)
     (nas.root / "f").write_bytes(bytes(60_000))
 
     def talk() -> None:
@@ -354,30 +418,28 @@ async def test_a_kept_connection_whose_answer_is_not_read_is_cut_off(
                 lambda: channel.transport.dataBuffer and channel.deadlines.is_idle,
                 "an idle channel",
             )
-            wait_until(lambda: not nas.site.channels, "the connection to be cut")
+            assert 10 < nas.pass_time_until(lambda: not nas.site.channels) < 40
 
-    await at_once(talk)
+    await nas.in_thread(talk)
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_connection_that_was_full_once_is_not_cut_off_later(
-    make: Callable[..., Nas],
+    make: Callable[..., Daemon],
 ) -> None:
-    nas = make(stall=0.4)
-    with (nas.root / "large").open("wb") as file:
-        file.truncate(24 << 20)
+    nas = make(stall=10)
+    furnish(nas, 24 * MIB)
 
     def talk() -> None:
         with Client(nas.port, buffer=256 << 10) as client:
-            client.send(b"GET /file/large HTTP/1.1\r\n" + HOST + b"\r\n")
+            client.send(DOWNLOAD)
             wait_until(
                 lambda: any(c.deadlines.is_blocked for c in nas.site.channels), "a full pipe"
             )
             assert client.answer()[0] == 200
-            end = time.monotonic() + 0.8
-            while time.monotonic() < end:
+            for _ in range(4):
                 client.send(HEALTH)
                 assert client.answer()[0] == 200
-                time.sleep(0.05)
+                nas.pass_time(8)
 
-    await at_once(talk)
+    await nas.in_thread(talk)
