@@ -70,13 +70,13 @@ def connection() -> Connection:
 def deadlines(clock: Clock, connection: Connection) -> Deadlines:
     class Backend:
         away = False
-        patience = PATIENCE
+        hang_timeout = PATIENCE
 
         @property
         def now(self) -> float:
             return float(clock.seconds())
 
-        def check(self) -> None:
+        def tick(self) -> None:
             pass
 
     return Deadlines(connection, Limits(stall=STALL), Backend(), clock.seconds, lambda: False)
@@ -114,7 +114,7 @@ def test_a_request_is_not_given_up_while_its_client_takes_nothing(
     assert not request.given_up
     deadlines.unblock()
     let_pass(clock, deadlines, PATIENCE)
-    assert not request.given_up, "its patience begins when the client is ready"
+    assert not request.given_up, "its hang_timeout begins when the client is ready"
     let_pass(clock, deadlines, 2)
     assert request.given_up
     assert connection.ended == []
