@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from httpnas.web.server.deadlines import PROGRESS, Deadlines, Limits
 
 STALL = 10.0
-PATIENCE = 5.0
+HANG_TIMEOUT = 5.0
 
 
 class Connection:
@@ -70,7 +70,7 @@ def connection() -> Connection:
 def deadlines(clock: Clock, connection: Connection) -> Deadlines:
     class Backend:
         away = False
-        hang_timeout = PATIENCE
+        hang_timeout = HANG_TIMEOUT
 
         @property
         def now(self) -> float:
@@ -113,8 +113,8 @@ def test_a_request_is_not_given_up_while_its_client_takes_nothing(
     let_pass(clock, deadlines, STALL - 1)
     assert not request.given_up
     deadlines.unblock()
-    let_pass(clock, deadlines, PATIENCE)
-    assert not request.given_up, "its hang_timeout begins when the client is ready"
+    let_pass(clock, deadlines, HANG_TIMEOUT)
+    assert not request.given_up, "its time begins when the client is ready"
     let_pass(clock, deadlines, 2)
     assert request.given_up
     assert connection.ended == []
