@@ -202,7 +202,7 @@ def choose(kind: str, patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def with_another_lock(folder: int, *taken: tuple[int, bytes]) -> bytes:
-    """Return a name in *folder* whose lock is none of those of *taken*, as it is by chance."""
+    """Return a name in *folder* that has none of the locks of *taken*."""
     buckets = {_bucket(*name) for name in taken}
     return next(
         name for name in (b"%d" % n for n in range(1000)) if _bucket(folder, name) not in buckets

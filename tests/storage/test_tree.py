@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from httpnas.storage import locks as locks_module
+from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     Contended,
     IntoItself,
@@ -775,10 +776,14 @@ def test_a_lock_is_that_of_the_place_whatever_its_folder_is_called(
 
 
 @pytest.mark.parametrize("operation", ["upload", "append", "move", "move to", "remove"])
-def test_every_change_waits_for_the_lock_of_its_name(storage: Storage, operation: str) -> None:
+def test_every_change_waits_for_the_lock_of_its_name(
+    storage: Storage, root: Path, operation: str
+) -> None:
     upload(storage, b"f", b"content")
     upload(storage, b"g", b"content")
-    upload(storage, b"d/f", b"content")
+    (root / "d").mkdir()
+    with owned(os.open(root / "d", os.O_RDONLY)) as folder:
+        other = b"d/" + with_another_lock(folder, (storage.root.fd, b"f"))
     pending = storage.begin_append(b"f", anything)
     pending.write([b"x"])
     acts: dict[str, Callable[[], Any]] = {
@@ -792,7 +797,7 @@ def test_every_change_waits_for_the_lock_of_its_name(storage: Storage, operation
     with storage.locks.hold((storage.root.fd, b"f")):
         with pytest.raises(Contended):
             acts[operation]()
-        upload(storage, b"d/f", b"not in the way")
+        upload(storage, other, b"not in the way")
     acts[operation]()
     pending.close()
 
