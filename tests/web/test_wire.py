@@ -539,3 +539,29 @@ async def test_a_body_whose_last_byte_is_answered_at_once_does_not_cost_the_conn
             return client.answer()[0], brief(client.answer())
 
     assert await nas.in_thread(converse) == (400, OK)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_only_request_for_the_server_as_a_whole_is_options(nas: Nas) -> None:
+    def talk() -> None:
+        with Client(nas.port) as client:
+            client.send(b"DELETE * HTTP/1.1\r\n" + HOST + b"\r\n")
+            status, headers, body = client.answer()
+            assert (status, headers["allow"]) == (405, "OPTIONS")
+            assert headers["content-type"] == "application/problem+json"
+            assert json.loads(body)["instance"] == f"#{headers['x-request-id']}"
+
+    await nas.in_thread(talk)
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_error_before_any_route_is_a_problem_of_the_server(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(request: object) -> None:
+        raise RuntimeError("no resource")
+
+    monkeypatch.setattr(nas.site, "getResourceFor", fail)
+    status, body, headers = await nas.fetch("GET", "/file")
+    assert (status, json.loads(body)["status"]) == (500, 500)
+    assert headers.getRawHeaders("content-type") == ["application/problem+json"]

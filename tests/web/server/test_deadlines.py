@@ -12,6 +12,8 @@ from httpnas.web.server.deadlines import PROGRESS, Deadlines, Limits
 
 STALL = 10.0
 HANG_TIMEOUT = 5.0
+IDLE = 60.0
+LINGER = 3.0
 
 
 class Connection:
@@ -20,6 +22,7 @@ class Connection:
     def __init__(self) -> None:
         self.ended: list[str] = []
         self.left = 0
+        self.drains = False
 
     def unsent(self) -> int:
         return self.left
@@ -79,7 +82,8 @@ def deadlines(clock: Clock, connection: Connection) -> Deadlines:
         def tick(self) -> None:
             pass
 
-    return Deadlines(connection, Limits(stall=STALL), Backend(), clock.seconds, lambda: False)
+    limits = Limits(stall=STALL, idle=IDLE, linger=LINGER)
+    return Deadlines(connection, limits, Backend(), clock.seconds, lambda: connection.drains)
 
 
 def let_pass(clock: Clock, deadlines: Deadlines, seconds: float) -> None:
@@ -118,3 +122,14 @@ def test_a_request_is_not_given_up_while_its_client_takes_nothing(
     let_pass(clock, deadlines, 2)
     assert request.given_up
     assert connection.ended == []
+
+
+@pytest.mark.parametrize(("drains", "seconds"), [(False, IDLE), (True, LINGER)])
+def test_a_connection_without_a_request_is_kept_for_less_time_while_the_site_drains(
+    clock: Clock, connection: Connection, deadlines: Deadlines, drains: bool, seconds: float
+) -> None:
+    connection.drains = drains
+    let_pass(clock, deadlines, seconds)
+    assert connection.ended == []
+    let_pass(clock, deadlines, 1)
+    assert connection.ended == ["closed"]
