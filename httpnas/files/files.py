@@ -19,12 +19,14 @@ from twisted.internet.interfaces import IConsumer
 
 from httpnas.fields.conditions import Conditions
 from httpnas.fields.digests import HASHES
+from httpnas.files import groups
 from httpnas.files.content import DigestCheck, require
 from httpnas.files.errors import AlreadyThere, NoLongerWanted
+from httpnas.files.groups import Groups, Waiting
 from httpnas.files.job import Incoming, Job
 from httpnas.files.points import Admit, Commit, Effect, Intent, Tell, Verb, admit_all, tell_nobody
 from httpnas.files.trace import Trace
-from httpnas.storage.append import Append
+from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import IsFolder, NameTaken
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
@@ -67,6 +69,7 @@ class Files:
         self._disk = disk
         self._watchdog = watchdog
         self._turns = turns
+        self._groups = Groups()
         self._trace = trace
         self._admit = admit
         self._tell = tell
@@ -265,10 +268,9 @@ class Files:
             if isinstance(begun, Version):
                 self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
                 return begun
-            append = begun
-            version = await self._store(
-                name, body, DigestCheck(digests), append, lambda: append.commit(check, expected)
-            )
+            version = await self._append(name, body, DigestCheck(digests), begun)
+        if begun.repeats:
+            return version
         self._tell(job, Commit(Verb.APPEND, name, version))
         return version
 
@@ -358,30 +360,74 @@ class Files:
         name: bytes,
         body: Incoming,
         digesting: DigestCheck,
-        target: Upload | Append,
-        commit: Callable[[], T],
+        upload: Upload,
+        publish: Callable[[], T],
     ) -> T:
-        """Stream *body* into *target*, then *commit* it; *target* is closed in the end."""
+        """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
+
+        def finish(rest: Sequence[bytes]) -> T:
+            with closing(upload):
+                digesting.update(rest)
+                upload.write(rest)
+                digesting.verify()
+                return publish()
+
+        rest = await self._stream(body, digesting, upload)
+        return await self._in_turn(name, finish, rest)
+
+    async def _append(
+        self, name: bytes, body: Incoming, digesting: DigestCheck, append: Append
+    ) -> Version:
+        """Stream *body* into *append*, then commit it together with others that wait."""
+
+        def prepare() -> None:
+            digesting.update(rest)
+            append.write(rest)
+            digesting.verify()
+            append.sync()
+
+        rest = await self._stream(body, digesting, append)
+        try:
+            return await self._commit_together(name, append, rest, prepare)
+        finally:
+            if append.staged is not None:
+                await self._disk.run(append.close)
+
+    async def _commit_together(
+        self, name: bytes, append: Append, rest: Sequence[bytes], prepare: Callable[[], None]
+    ) -> Version:
+        """Commit *append*, of which *rest* is not staged yet; who has the turn commits all."""
+        length = append.length + sum(map(len, rest))
+        if length > IN_MEMORY:
+            await self._disk.run(prepare)  # no other append has to wait for its sync
+            prepare = _nothing
+        waiting = Waiting(append, length, prepare)
+        self._groups.add(name, waiting)
+        async with self._turns.take(name):
+            if waiting.outcome is None:
+                await self._disk.run(groups.commit, self._storage, name, self._groups.take(name))
+        return waiting.result
+
+    async def _stream(
+        self, body: Incoming, digesting: DigestCheck, target: Upload | Append
+    ) -> Sequence[bytes]:
+        """Stream *body* into *target*, and return what is left to be written to it.
+
+        When that fails, *target* is closed.
+        """
 
         def write(chunks: Sequence[bytes]) -> None:
             digesting.update(chunks)
             target.write(chunks)
 
-        def finish(rest: Sequence[bytes]) -> T:
-            with closing(target):
-                write(rest)
-                digesting.verify()
-                return commit()
-
         sink = Sink(self._disk, write)
         try:
             await body.deliver_to(sink)
-            rest = await sink.finish()
+            return await sink.finish()
         except BaseException:
             await sink.abandon()
             await self._disk.run(target.close)
             raise
-        return await self._in_turn(name, finish, rest)
 
     async def _in_turn(
         self, name: bytes, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -389,3 +435,7 @@ class Files:
         """Run *call*, which changes *name*, in a pool thread when it is its turn."""
         async with self._turns.take(name):
             return await self._disk.run(call, *args, **kwargs)
+
+
+def _nothing() -> None:
+    """Prepare what is prepared."""

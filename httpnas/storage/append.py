@@ -1,26 +1,35 @@
 """Adding to the end of a file, whole or not at all.
 
-The body is staged first: in memory while it is small, in a temporary file beyond that. So a client
-that is slow or vanishes touches nothing. Then it is committed under the name's lock, at the length
-that the file has by then. O_APPEND would not do, because it tears on network file systems.
+A body is staged first: in memory while it is small, in a temporary file beyond that. So a client
+that is slow or vanishes touches nothing. All appends that wait for a file are then committed
+together, under its lock, with one record, one write and one sync, in the order in which they came.
+What an append is and how it becomes true, :mod:`httpnas.storage.commits` says.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import fcntl
+import hashlib
 import os
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
-from httpnas.storage import facts, idempotency, version
-from httpnas.storage.content import copy, stamp, write_all
-from httpnas.storage.errors import StorageError, translated
-from httpnas.storage.facts import Facts, newlines
+from httpnas.storage import commits
+from httpnas.storage.commits import Ledger, Verdict, boundaries, next_stamp
+from httpnas.storage.content import copy, write_all
+from httpnas.storage.errors import StorageError, translate, translated
+from httpnas.storage.facts import newlines
 from httpnas.storage.namespace import Namespace
+from httpnas.storage.record import KEYS, Key, Pending, Record
 from httpnas.storage.root import WRITE
-from httpnas.storage.version import Check, Version
+from httpnas.storage.version import Check, Version, of_stat
 
-#: Bytes of a body that are kept in memory before a temporary file is made for it.
-IN_MEMORY = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Bytes that are kept in memory, and committed together, before a temporary file is made.
+IN_MEMORY = (commits.MOST_PREFIXES - 1) * commits.PAGE
 
 
 class WrongOffset(StorageError):
@@ -39,112 +48,340 @@ class Append:
 
     Made by :meth:`httpnas.storage.store.Storage.begin_append`. Call its methods one at a time,
     and :meth:`close` last, whatever happened before.
+
+    :param check: decides under the file's lock whether the present version may be changed. It is
+        asked again when all is written, just before that becomes true.
+    :param expected: the length in bytes that the file must have.
+    :param key: tells this append from all others, so that it is done once if it comes twice.
+    :ivar length: bytes that are staged.
+    :ivar repeats: whether the file had taken the append with this key before.
     """
 
-    def __init__(self, namespace: Namespace, name: bytes, key: bytes | None = None) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        name: bytes,
+        check: Check,
+        expected: int | None = None,
+        key: bytes | None = None,
+    ) -> None:
         self._namespace = namespace
         self._name = name
-        self._key = key
-        self._staged: list[bytes] = []
-        self._length = 0
-        self._lines = 0
-        self._temporary: tuple[int, bytes] | None = None
+        self.check = check
+        self.expected = expected
+        self.hashed = None if key is None else hashed(key)
+        self.chunks: list[bytes] = []
+        self.length = 0
+        self.lines = 0
+        self.checksum = 0
+        self.staged: tuple[int, bytes] | None = None
+        self.repeats = False
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Stage *chunks* behind what was staged before.
 
         :raises StorageError: when the storage does not take them.
         """
-        self._staged.extend(chunks)
-        self._length += sum(map(len, chunks))
-        self._lines += newlines(chunks)
-        if self._length > IN_MEMORY:
-            if self._temporary is None:
-                self._temporary = self._namespace.workspace.create()
+        self.chunks.extend(chunks)
+        self.length += sum(map(len, chunks))
+        self.lines += newlines(chunks)
+        if self.length > IN_MEMORY:
+            if self.staged is None:
+                self.staged = self._namespace.workspace.create()
+            for chunk in self.chunks:
+                self.checksum = zlib.crc32(chunk, self.checksum)
             with translated():
-                write_all(self._temporary[0], self._staged)
-            self._staged = []
+                write_all(self.staged[0], self.chunks)
+            self.chunks = []
 
-    def commit(self, check: Check, expected: int | None = None) -> Version:
-        """Put what was staged behind the end of the file, and return the file's new version.
+    def sync(self) -> None:
+        """Bring what is staged in a file to stable storage, so that no lock is held for that."""
+        if self.staged is not None:
+            with translated():
+                self._namespace.sync(self.staged[0])
 
-        If the file has taken an append with the same key before, nothing is appended and the
-        version which that one made is returned.
-
-        :param check: decides under the name's lock whether the present version may be changed. It
-            is asked again when all is written, just before that becomes true.
-        :param expected: the length in bytes that the file must have.
-        :raises WrongOffset: when it has another one.
-        :raises NoSuchFile: when the file is not there any more.
-        :raises StorageError: when nothing was appended.
-        """
-        namespace = self._namespace
-        timed = namespace.timed("append_commit")
-        with timed, translated(), namespace.held_file(self._name, WRITE) as fd:
-            present = self._recover(fd)
-            if self._key is not None:
-                done = idempotency.outcome(fd, self._key, present, namespace.records)
-                if done is not None:
-                    return done
-            check(lambda: present)
-            if expected is not None and expected != present.size:
-                raise WrongOffset(present.size)
-            return self._extend(fd, present, check)
-
-    def _recover(self, fd: int) -> Version:
-        """Undo what a daemon that died in the middle of a commit has left."""
-        records = self._namespace.records
-        present = version.committed(fd, records)
-        if version.read_undo(fd, records) is not None:
-            self._restore(fd, present)
-        return present
-
-    def _restore(self, fd: int, before: Version) -> None:
-        os.ftruncate(fd, before.size)
-        os.utime(fd, ns=(before.mtime_ns, before.mtime_ns))
-        idempotency.forget_undone(fd, before, self._namespace.records)
-        self._namespace.sync(fd)
-        version.clear_undo(fd, self._namespace.records)
-
-    def _extend(self, fd: int, present: Version, check: Check) -> Version:
-        if not self._length and self._key is None:
-            return present
-        records = self._namespace.records
-        known = facts.recall(fd, present, records)
-        version.write_undo(fd, present, records)
-        try:
-            if self._temporary is None:
-                write_all(fd, self._staged, present.size)
-            else:
-                copy(self._temporary[0], fd, present.size, self._length)
-            stamp(fd)
-            extended = version.of_stat(os.fstat(fd))
-            self._note(fd, present, extended, known)
-            self._namespace.sync(fd)
-            check(lambda: present)  # whatever took long has been done by now
-            version.clear_undo(fd, records)
-            # An undo record that survived a power cut would take back what was acknowledged.
-            self._namespace.sync(fd)
-        except Exception:
-            with contextlib.suppress(OSError):
-                self._restore(fd, present)
-            raise
-        return extended
-
-    def _note(self, fd: int, before: Version, after: Version, known: Facts) -> None:
-        """Write down what is known of *after*, for the time when the undo record is gone."""
-        records = self._namespace.records
-        if known.lines is not None:
-            facts.remember(fd, after, Facts(known.lines + self._lines), records)
-        if self._key is not None:
-            idempotency.remember(fd, self._key, before, after, records)
+    def commit(self) -> Version:
+        """Commit this append alone; see :func:`commit`."""
+        (outcome,) = commit(self._namespace, self._name, [self])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
         """Close and remove the temporary file, if there is one."""
-        if self._temporary is not None:
-            fd, name = self._temporary
+        if self.staged is not None:
+            fd, name = self.staged
             try:
                 with translated():
                     os.close(fd)
             finally:
                 self._namespace.workspace.discard(name)
+
+
+def hashed(key: bytes) -> bytes:
+    """Return what a record has in place of an idempotency key."""
+    return hashlib.blake2b(key, digest_size=8).digest()
+
+
+def outcome(record: Record | None, wanted: bytes, size: int) -> Version | None:
+    """Return the version that the append with the hashed key *wanted* has made, or None.
+
+    :param size: of the file. What is said to have made it longer was cut off by others.
+    """
+    if record is not None:
+        for key in reversed(record.settled_keys):
+            if key.hashed == wanted and (key.inode != record.inode or key.size <= size):
+                return key.version
+    return None
+
+
+def commit(
+    namespace: Namespace, name: bytes, appends: Sequence[Append]
+) -> list[Version | Exception]:
+    """Put *appends* behind the end of the file *name*, in their order.
+
+    Each has its own condition, expected length and key, and an outcome of its own: the version
+    that it has made (or has made when it came before), or what it is refused for.
+
+    :param appends: several only if none is staged in a file, and no more than :data:`IN_MEMORY`
+        bytes in all.
+    :raises NoSuchFile: when the file is not there any more.
+    :raises StorageError: when nothing was appended.
+    """
+    with namespace.timed("append_commit"), translated(), namespace.held_file(name, WRITE) as fd:
+        ledger = recover(namespace, fd)
+        group = _Group(namespace, ledger, appends)
+        group.commit()
+        return group.outcomes
+
+
+def recover(namespace: Namespace, fd: int) -> Ledger:
+    """Complete, undo or void what a writer that died has announced for the file *fd*.
+
+    The file's lock must be held.
+    """
+    records = namespace.records
+    record, status = records.read(fd), os.fstat(fd)
+    version = record.version if record and commits.fits(record, status) else of_stat(status)
+    ledger = Ledger(fd, records, version, record)
+    if record is None or record.pending is None:
+        return ledger
+    pending = record.pending
+    with namespace.workspace.staged(pending.staged) as staged:
+        verdict = commits.judge(fd, record, pending, status, staged)
+    if verdict is Verdict.COMPLETE:
+        namespace.sync(fd)
+        record = replace(record, size=status.st_size, stamp=pending.stamp, lines=pending.lines)
+        record = replace(record, foreign_ctime_ns=None, digests={}, pending=None)
+    elif verdict is Verdict.TORN:
+        os.ftruncate(fd, record.size)
+        namespace.sync(fd)
+        stamp = next_stamp(record)
+        record = record.about(Version(record.size, 0, record.inode, stamp))
+    else:
+        record = record.about(of_stat(status))
+    ledger.settle(replace(record, mtime_ns=os.fstat(fd).st_mtime_ns))
+    return ledger
+
+
+class _Group:
+    """Appends that are committed together.
+
+    :ivar outcomes: of each, in their order.
+    """
+
+    def __init__(self, namespace: Namespace, ledger: Ledger, appends: Sequence[Append]) -> None:
+        self._namespace = namespace
+        self._ledger = ledger
+        self._appends = appends
+        self._before = ledger.version
+        self._version = ledger.version
+        self._keys: list[Key] = []
+        self._members: list[Append] = []
+        self._made: dict[Append, Version] = {}
+        self._refused: dict[Append, Exception] = {}
+
+    @property
+    def outcomes(self) -> list[Version | Exception]:
+        return [self._refused.get(append) or self._made[append] for append in self._appends]
+
+    def commit(self) -> None:
+        for append in self._appends:
+            try:
+                self._admit(append)
+            except Exception as error:
+                self._refused[append] = error
+        if self._members:
+            self._make_true()
+
+    def _admit(self, append: Append) -> None:
+        """Plan *append* behind those before it, or say what it has made before."""
+        done = None if append.hashed is None else self._done(append.hashed)
+        if done is not None:
+            append.repeats = True
+            self._made[append] = done
+            return
+        present = self._version
+        append.check(lambda: present)
+        if append.expected is not None and append.expected != present.size:
+            raise WrongOffset(present.size)
+        if append.length or append.hashed is not None:
+            self._plan(append, present)
+        self._made[append] = self._version
+
+    def _done(self, wanted: bytes) -> Version | None:
+        for key in self._keys:
+            if key.hashed == wanted:
+                return key.version
+        return outcome(self._ledger.record, wanted, self._before.size)
+
+    def _plan(self, append: Append, present: Version) -> None:
+        last = self._ledger.record if not self._members else None
+        stamp = max(next_stamp(last), present.stamp + 1 if self._members else 0)
+        size, inode = present.size + append.length, present.inode
+        self._version = Version(size, present.mtime_ns, inode, stamp)
+        if append.hashed is not None:
+            self._keys.append(Key(append.hashed, inode, size, stamp))
+        self._members.append(append)
+
+    def _make_true(self) -> None:
+        ledger, before = self._ledger, self._ledger.base
+        try:
+            ledger.announce(self._announcement(before))
+            self._write(before.size)
+            self._namespace.sync(ledger.fd)
+            self._recheck()
+        except Exception as error:
+            self._undo(before)
+            self._fail(error)
+        else:
+            self._settle()
+
+    def _announcement(self, before: Record) -> Record:
+        """Return *before* with all that is about to be added."""
+        first, added = self._members[0], self._version.size - before.size
+        checksum, staged = first.checksum, b""
+        prefixes: tuple[int, ...] = ()
+        if first.staged is None:
+            checksum, prefixes = _checksums(self._content(), boundaries(before.size, added))
+        else:
+            staged = self._namespace.workspace.path_of(first.staged[1])
+        lines = None if before.lines is None else before.lines + sum(a.lines for a in self._members)
+        keys = (*before.keys, *self._keys)[-KEYS:]
+        pending = Pending(
+            added,
+            checksum,
+            self._version.stamp,
+            lines,
+            commits.boot(),
+            min(len(self._keys), KEYS),
+            prefixes,
+            staged,
+        )
+        return replace(before, keys=keys, pending=pending)
+
+    def _content(self) -> bytes:
+        return b"".join(chunk for append in self._members for chunk in append.chunks)
+
+    def _write(self, offset: int) -> None:
+        fd, staged = self._ledger.fd, self._members[0].staged
+        if staged is not None:
+            copy(staged[0], fd, offset, self._version.size - offset)
+        elif not self._namespace.volume.is_local:
+            write_all(fd, [self._content()], offset)
+        else:
+            # Others may append to the file in this moment: O_APPEND keeps theirs and ours whole.
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+            write_all(fd, [self._content()])
+            landed = os.lseek(fd, 0, os.SEEK_CUR) - (self._version.size - offset)
+            if landed != offset:
+                self._shift(landed - offset)
+
+    def _shift(self, by: int) -> None:
+        """Take notice that others have appended *by* bytes before ours."""
+        record = self._ledger.record
+        assert record is not None and record.pending is not None
+        mine = set(self._keys)
+        self._keys = [replace(key, size=key.size + by) for key in self._keys]
+        keys = [key for key in record.keys if key not in mine] + self._keys
+        foreign = of_stat(os.fstat(self._ledger.fd))
+        self._ledger.announce(
+            replace(
+                record.about(replace(foreign, size=record.size + by)),
+                keys=tuple(keys[-KEYS:]),
+                pending=replace(record.pending, lines=None),
+            )
+        )
+        for append in self._members:
+            made = self._made[append]
+            self._made[append] = replace(made, size=made.size + by)
+        self._version = replace(self._version, size=self._version.size + by)
+
+    def _recheck(self) -> None:
+        """Give up what nobody waits for any more, unless it stands between others that count."""
+        before = self._before
+        errors = []
+        for append in self._members:
+            try:
+                append.check(lambda: before)
+            except Exception as error:
+                errors.append(error)
+        if len(errors) == len(self._members):
+            raise errors[0]
+
+    def _undo(self, before: Record) -> None:
+        """Take back what was written. Where others have added something too, it stays."""
+        fd = self._ledger.fd
+        with suppress(OSError):
+            if self._is_ours(os.fstat(fd).st_size - before.size, before.size):
+                os.ftruncate(fd, before.size)
+                self._namespace.sync(fd)
+                self._ledger.settle(replace(before, mtime_ns=os.fstat(fd).st_mtime_ns))
+
+    def _is_ours(self, there: int, offset: int) -> bool:
+        """Tell whether the *there* bytes at *offset* begin what this group adds."""
+        staged = self._members[0].staged
+        if staged is not None:
+            return commits.same(self._ledger.fd, offset, staged[0], there)
+        return os.pread(self._ledger.fd, there, offset) == self._content()[:there]
+
+    def _fail(self, error: Exception) -> None:
+        """Refuse all, or try each alone where there is no room: a smaller one may fit."""
+        members, self._members = self._members, []
+        alone = len(members) > 1 and isinstance(error, OSError) and error.errno in NO_ROOM
+        for append in members:
+            del self._made[append]
+            if alone:
+                group = _Group(self._namespace, self._ledger, [append])
+                group.commit()
+                self._made |= group._made
+                self._refused |= group._refused
+            else:
+                self._refused[append] = translate(error) if isinstance(error, OSError) else error
+
+    def _settle(self) -> None:
+        """Write down that it is true; the next sync may bring that to stable storage."""
+        ledger, version = self._ledger, self._version
+        record = ledger.record
+        assert record is not None and record.pending is not None
+        settled = replace(
+            record,
+            size=version.size,
+            mtime_ns=os.fstat(ledger.fd).st_mtime_ns,
+            stamp=version.stamp,
+            foreign_ctime_ns=None,
+            lines=record.pending.lines,
+            digests={},
+            pending=None,
+        )
+        ledger.settle(settled)
+
+
+def _checksums(content: bytes, ends: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+    """Return the CRC-32 of *content*, and those of what comes before each of *ends*."""
+    checksum, prefixes, at = 0, [], 0
+    for end in ends:
+        checksum = zlib.crc32(content[at:end], checksum)
+        prefixes.append(checksum)
+        at = end
+    return zlib.crc32(content[at:], checksum), tuple(prefixes)

@@ -1,10 +1,9 @@
-"""Writing the content of an open file, and marking that it has changed."""
+"""Writing the content of an open file."""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Sequence
 
 from httpnas.storage.errors import StorageBroken
@@ -61,13 +60,3 @@ def copy(source: int, target: int, offset: int, length: int) -> None:
         if not copied:
             raise StorageBroken("what was staged is not there any more")
         done += copied
-
-
-def stamp(fd: int) -> None:
-    """Set the time of change of *fd* to now, in full nanoseconds.
-
-    The kernel's own clock for it may advance only every few milliseconds. Two versions of the
-    same length could then not be told apart.
-    """
-    now = time.time_ns()
-    os.utime(fd, ns=(now, now))

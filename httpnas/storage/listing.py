@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from httpnas.storage import version
+from httpnas.storage import commits, version
 from httpnas.storage.errors import translated
 from httpnas.storage.records import Records
 from httpnas.storage.root import PRIVATE
@@ -179,7 +179,7 @@ class Folder:
             if version.is_folder(status):
                 return Entry(name, True, version.of_stat(status))
             if version.is_file(status):
-                return Entry(name, False, version.committed_at(self.fd, name, self._records))
+                return Entry(name, False, commits.version_at(self.fd, name, self._records))
         except OSError:
             with translated():
                 os.fstat(self.fd)  # fails when it is the volume that is gone

@@ -6,18 +6,21 @@ adds the operations themselves.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
-from httpnas.storage import version
+from httpnas.storage import commits, version
+from httpnas.storage.commits import Known
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
 from httpnas.storage.locks import NameLocks
+from httpnas.storage.record import Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
-from httpnas.storage.root import Root, split
+from httpnas.storage.root import READ, Root, split
 from httpnas.storage.version import Version
 from httpnas.storage.volume import Volume
 from httpnas.storage.workspace import Workspace
@@ -120,15 +123,29 @@ class Namespace:
                 owned(os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
             ):
                 refuse_non_file(os.fstat(fd))
+                fcntl.flock(fd, fcntl.LOCK_EX)
                 yield fd
+
+    def known(self, fd: int) -> Known:
+        """Return what is known of the open file *fd*, whatever is being done with it."""
+        return commits.known(fd, self.records)
 
     def current(self, folder: int, leaf: bytes) -> Version | None:
         """Return the version that *leaf* in *folder* has now, or None when there is none."""
         try:
-            return version.committed_at(folder, leaf, self.records)
+            return commits.version_at(folder, leaf, self.records)
         except FileNotFoundError:
             os.fstat(folder)  # fails when it is the volume that is gone
             return None
+
+    def record_at(self, folder: int, leaf: bytes) -> Record | None:
+        """Return the record of the file *leaf* in *folder*, None when there is none to be read."""
+        try:
+            fd = os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)
+        except OSError:
+            return None
+        with owned(fd):
+            return self.records.read(fd)
 
     def current_at(self, name: bytes) -> Version | None:
         """Return the version that *name* has now, or None when there is none."""

@@ -1,63 +1,76 @@
-"""Small records about a file: in its user xattrs, or in files of their own where there are none.
+"""Where files have their records: in a user xattr, or in a file beside where there are none.
 
 A user xattr (xattr(7)) belongs to the file: it is moved, removed and synced with it. On file
-systems without them (NFS before 4.2, ramfs) each record is a file in the daemon's own folder, named
-by inode. This is slower, because each is synced by itself, and as safe.
+systems without them (NFS before 4.2, ramfs) the record is a file in the daemon's own folder, named
+by inode. This is slower, because it is synced by itself, and as safe.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
+import platform
+import struct
 from typing import Protocol
 
 from httpnas.storage.descriptors import owned
+from httpnas.storage.record import LARGEST, Record, decode
 
-#: Bytes that a record may have; on ext4 all xattrs of a file share one block of 4 KiB.
-LARGEST = 2048
+_NAME = "user.httpnas"
 _NONE = (errno.ENODATA, errno.ENOTSUP)
+_SYS_STATX = {"x86_64": 332, "aarch64": 291}.get(platform.machine())
+_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
+#: stx_mask, and stx_btime with its nanoseconds, of struct statx (statx(2)).
+_MASK, _BTIME = struct.Struct("=I"), struct.Struct("=qI")
+_BTIME_AT = 80
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Records(Protocol):
-    """Where the records of open files are kept, by kind. Methods raise :exc:`OSError`."""
+    """Where the records of open files are kept. Methods raise :exc:`OSError`."""
 
-    def read(self, fd: int, kind: str) -> bytes | None:
-        """Return the record, or None when there is none."""
+    #: Whether writing the record sets the change time of the file.
+    touch_file: bool
 
-    def write(self, fd: int, kind: str, record: bytes) -> None:
-        """Make *record* the one of its kind, in one step."""
+    def read(self, fd: int) -> Record | None:
+        """Return the record of the file, or None when there is none for it."""
 
-    def remove(self, fd: int, kind: str) -> None:
-        """Remove the record, if there is one."""
+    def write(self, fd: int, record: Record) -> None:
+        """Replace the record of the file, in one step."""
+
+    def birth(self, fd: int) -> int:
+        """Return what tells the file from earlier ones of its inode, 0 where nothing does."""
 
     def forget(self, inode: int) -> None:
-        """Remove all records of a file that is being removed."""
+        """Remove the record of a file that is being removed."""
 
 
 class XattrRecords:
     """Records in user xattrs, which are durable once the file has been synced."""
 
-    def read(self, fd: int, kind: str) -> bytes | None:
-        """Return the record, or None when there is none."""
+    touch_file = True
+
+    def read(self, fd: int) -> Record | None:
+        """Return the record of the file, or None when there is none for it."""
         try:
-            return os.getxattr(fd, f"user.httpnas.{kind}")
+            record = decode(os.getxattr(fd, _NAME))
         except OSError as error:
             if error.errno in _NONE:
                 return None
             raise
+        # A copy of a file has the record of the file that it was copied from.
+        return record if record is not None and record.inode == os.fstat(fd).st_ino else None
 
-    def write(self, fd: int, kind: str, record: bytes) -> None:
-        """Make *record* the one of its kind; the file's next sync makes it durable."""
-        os.setxattr(fd, f"user.httpnas.{kind}", record)
+    def write(self, fd: int, record: Record) -> None:
+        """Replace the record of the file; the file's next sync makes it durable."""
+        os.setxattr(fd, _NAME, record.encode())
 
-    def remove(self, fd: int, kind: str) -> None:
-        """Remove the record; the file's next sync makes that durable."""
-        try:
-            os.removexattr(fd, f"user.httpnas.{kind}")
-        except OSError as error:
-            if error.errno not in _NONE:
-                raise
+    def birth(self, fd: int) -> int:
+        """Return 0: an inode that is used again has no xattrs of the file before."""
+        return 0
 
     def forget(self, inode: int) -> None:
         """Do nothing: xattrs are removed with their file."""
@@ -71,53 +84,60 @@ class FileRecords:
     :param durable: whether to sync.
     """
 
-    _KINDS = ("undo", "facts", "keys")
+    touch_file = False
 
     def __init__(self, owner: object, folder: int, durable: bool) -> None:
         self._owner = owner
         self._folder = folder
         self._durable = durable
 
-    def read(self, fd: int, kind: str) -> bytes | None:
-        """Return the record, or None when there is none."""
+    def read(self, fd: int) -> Record | None:
+        """Return the record of the file, or None when there is none for it."""
+        inode = os.fstat(fd).st_ino
         try:
-            record = os.open(_file(fd, kind), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
+            kept = os.open(_file(inode), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
             return None
-        with owned(record):
-            return os.read(record, LARGEST)
+        with owned(kept):
+            record = decode(os.read(kept, LARGEST))
+        if record is None or record.inode != inode or record.birth != self.birth(fd):
+            return None
+        return record
 
-    def write(self, fd: int, kind: str, record: bytes) -> None:
-        """Make *record* the one of its kind: a new file replaces the old one by rename(2)."""
-        name = _file(fd, kind)
+    def write(self, fd: int, record: Record) -> None:
+        """Replace the record of the file: a new one takes the place of the old by rename(2)."""
+        name = _file(record.inode)
+        encoded = record.encode()
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         with owned(os.open(f"{name}.new", flags, 0o666, dir_fd=self._folder)) as made:
-            while record:
-                record = record[os.write(made, record) :]
+            while encoded:
+                encoded = encoded[os.write(made, encoded) :]
             if self._durable:
                 os.fsync(made)
         os.rename(f"{name}.new", name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        self._sync()
-
-    def remove(self, fd: int, kind: str) -> None:
-        """Remove the record, if there is one."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_file(fd, kind), dir_fd=self._folder)
-            self._sync()
-
-    def forget(self, inode: int) -> None:
-        """Remove all records of a file that is being removed: its inode will be used again."""
-        for kind in self._KINDS:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{inode:x}.{kind}", dir_fd=self._folder)
-
-    def _sync(self) -> None:
         if self._durable:
             os.fsync(self._folder)
 
+    def birth(self, fd: int) -> int:
+        """Return the time of birth of the file in nanoseconds (statx(2)), 0 where there is none."""
+        if _SYS_STATX is None:
+            return 0
+        buffer = ctypes.create_string_buffer(256)
+        if _libc.syscall(_SYS_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) != 0:
+            return 0
+        if not _MASK.unpack_from(buffer)[0] & _STATX_BTIME:
+            return 0
+        seconds, nanoseconds = _BTIME.unpack_from(buffer, _BTIME_AT)
+        return int(seconds * 1_000_000_000 + nanoseconds)
 
-def _file(fd: int, kind: str) -> str:
-    return f"{os.fstat(fd).st_ino:x}.{kind}"
+    def forget(self, inode: int) -> None:
+        """Remove the record of a file that is being removed: its inode will be used again."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_file(inode), dir_fd=self._folder)
+
+
+def _file(inode: int) -> str:
+    return f"{inode:x}"
 
 
 def has_xattrs(fd: int) -> bool:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from httpnas.storage import facts, idempotency, tree, version
-from httpnas.storage.append import Append, WrongOffset
+from httpnas.storage import tree, version
+from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome, recover
+from httpnas.storage.commits import may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.facts import Facts
@@ -97,7 +99,7 @@ class Storage(Namespace):
             if version.is_folder(status):
                 return Folder(fd, is_root=not name, records=self.records)
             if version.is_file(status):
-                return StoredFile(fd, version.committed(fd, self.records))
+                return StoredFile(fd, self.known(fd).version)
         raise NoSuchFile("neither a file nor a folder")
 
     def version_of(self, name: bytes) -> Version | None:
@@ -123,7 +125,8 @@ class Storage(Namespace):
     def recall(self, file: StoredFile) -> Facts:
         """Return what is known of the opened version of *file*."""
         with translated():
-            return facts.recall(file.fd, file.version, self.records)
+            known = self.known(file.fd)
+        return known.facts if known.version == file.version else Facts()
 
     def remember(self, name: bytes, version_: Version, found: Facts) -> None:
         """Keep *found* about *version_* of the file *name*, if it still has that version.
@@ -131,9 +134,11 @@ class Storage(Namespace):
         When the storage does not take them they are dropped: they can be found out again.
         """
         with contextlib.suppress(StorageError), translated(), self.held_file(name, READ) as fd:
-            if version.committed(fd, self.records) == version_:
-                known = facts.recall(fd, version_, self.records)
-                facts.remember(fd, version_, known.joined(found), self.records)
+            ledger = recover(self, fd)
+            if ledger.version == version_ and not may_be_mapped(fd):
+                base = ledger.base
+                all_known = Facts(base.lines, base.digests).joined(found)
+                ledger.settle(replace(base, lines=all_known.lines, digests=all_known.digests))
 
     # Changing
 
@@ -170,15 +175,19 @@ class Storage(Namespace):
         refuse_private(name)
         with translated(), owned(self.root.open(name, READ)) as fd:
             refuse_non_file(os.fstat(fd))
-            present = version.committed(fd, self.records)
-            done = None if key is None else idempotency.outcome(fd, key, present, self.records)
+            present, record = self.known(fd)
+            done = None if key is None else outcome(record, hashed(key), present.size)
         if done is not None:
             return done
         check(lambda: present)
         if expected is not None and expected != present.size:
             raise WrongOffset(present.size)
         self.volume.refuse_full(length)
-        return Append(self, name, key)
+        return Append(self, name, check, expected, key)
+
+    def commit(self, name: bytes, appends: Sequence[Append]) -> list[Version | Exception]:
+        """Put *appends* behind the end of *name*, as :func:`httpnas.storage.append.commit`."""
+        return commit(self, name, appends)
 
     def begin_move(self, name: bytes, check: Check) -> None:
         """Refuse what cannot be moved, before the destination is known.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-from httpnas.storage import version
+from httpnas.storage import commits, version
+from httpnas.storage.append import recover
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     IntoItself,
@@ -14,8 +18,9 @@ from httpnas.storage.errors import (
     translated,
 )
 from httpnas.storage.namespace import Namespace
+from httpnas.storage.record import KEYS
 from httpnas.storage.rename import rename_new
-from httpnas.storage.root import refuse_private, split
+from httpnas.storage.root import READ, refuse_private, split
 from httpnas.storage.version import Check
 
 
@@ -67,10 +72,21 @@ def _rename(
     """Rename one entry of a folder to another; each is a descriptor and a name."""
     (source, name), (destination, new_name) = old, new
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
-    check(lambda: version.committed_at(source, name, namespace.records))
-    if create_only or version.is_folder(status):
+    check(lambda: commits.version_at(source, name, namespace.records))
+    if version.is_folder(status):
         rename_new(source, name, destination, new_name)
         return
+    with _keeping_its_record(namespace, old, new):
+        if create_only:
+            rename_new(source, name, destination, new_name)
+        else:
+            _replace(namespace, old, new, status)
+
+
+def _replace(
+    namespace: Namespace, old: tuple[int, bytes], new: tuple[int, bytes], status: os.stat_result
+) -> None:
+    (source, name), (destination, new_name) = old, new
     replaced = _inode(destination, new_name)
     doomed = namespace.sole_inode(destination, new_name)
     try:
@@ -89,6 +105,33 @@ def _rename(
         one_folder = os.path.samestat(os.fstat(source), os.fstat(destination))
         if name != new_name or not one_folder:
             os.unlink(name, dir_fd=source)
+
+
+@contextmanager
+def _keeping_its_record(
+    namespace: Namespace, old: tuple[int, bytes], new: tuple[int, bytes]
+) -> Iterator[None]:
+    """Let a file keep its version and what is known of it, whose new name the block makes.
+
+    A new name sets the change time of a file (rename(2)), so the record has to be written again.
+    To the appends that the file has taken come those of the file that it replaces: their keys
+    belong to the name.
+    """
+    (source, name), (destination, new_name) = old, new
+    try:
+        fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=source)
+    except OSError:
+        yield
+        return
+    with owned(fd):
+        ledger = recover(namespace, fd)
+        replaced = namespace.record_at(destination, new_name)
+        yield
+        keys = () if replaced is None else replaced.settled_keys
+        base = ledger.base
+        if ledger.record is not None or keys:
+            with suppress(OSError):  # of others, who let us rename it and not write to it
+                ledger.settle(replace(base, keys=(*keys, *base.keys)[-KEYS:]))
 
 
 def _inode(folder: int, leaf: bytes) -> int | None:
@@ -121,7 +164,7 @@ def _take_out(namespace: Namespace, folder: int, leaf: bytes, check: Check) -> b
     status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
     if not (version.is_file(status) or version.is_folder(status) or version.is_link(status)):
         raise NoSuchFile("neither a file nor a folder")
-    check(lambda: version.committed_at(folder, leaf, namespace.records))
+    check(lambda: commits.version_at(folder, leaf, namespace.records))
     if version.is_folder(status):
         return namespace.workspace.set_aside(folder, leaf)
     os.unlink(leaf, dir_fd=folder)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from httpnas.storage import facts, version
-from httpnas.storage.content import stamp, write_all
+from httpnas.storage.commits import Ledger, fits, next_stamp
+from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
-from httpnas.storage.facts import Facts, newlines
+from httpnas.storage.facts import newlines
 from httpnas.storage.namespace import Namespace
+from httpnas.storage.record import Record
 from httpnas.storage.rename import name_new
 from httpnas.storage.version import Check, Version
 
@@ -58,41 +60,57 @@ class Upload:
         """
         namespace = self._namespace
         with translated():
-            stamp(self._fd)
-            written = version.of_stat(os.fstat(self._fd))
-            known = Facts(self._lines, digests or {})
-            # A file that others have removed may have left records to this inode.
-            namespace.records.forget(written.inode)
-            facts.remember(self._fd, written, known, namespace.records)
             namespace.sync(self._fd)
+            status = os.fstat(self._fd)
+            written = Version(status.st_size, status.st_mtime_ns, status.st_ino, next_stamp(None))
+            ledger = Ledger(self._fd, namespace.records, written, None)
+            self._record = replace(ledger.base, lines=self._lines, digests=digests or {})
             while not self._published:
-                self._try_to_publish(check, create_only)
-            return written
+                self._try_to_publish(ledger, check, create_only)
+            return ledger.version
 
-    def _try_to_publish(self, check: Check, create_only: bool) -> None:
+    def _try_to_publish(self, ledger: Ledger, check: Check, create_only: bool) -> None:
         """Put the file under its name, unless its folder is removed in this moment."""
         namespace = self._namespace
         with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
             try:
-                self._enter(folder, check, create_only)
+                self._enter(ledger, folder, check, create_only)
                 namespace.sync(folder)
             except FileNotFoundError:
                 namespace.workspace.verify_temporary(self._temporary)
 
-    def _enter(self, folder: int, check: Check, create_only: bool) -> None:
+    def _enter(self, ledger: Ledger, folder: int, check: Check, create_only: bool) -> None:
         leaf = os.path.basename(self._name)
         namespace = self._namespace
         work = namespace.workspace.fd
         with namespace.hold((folder, leaf)):
             check(lambda: namespace.current(folder, leaf))
             doomed = namespace.sole_inode(folder, leaf)
+            record = self._following(folder, leaf)
+            if namespace.has_xattrs:
+                ledger.settle(record)
             if create_only:
                 name_new(work, self._temporary, folder, leaf)
             else:
                 os.rename(self._temporary, leaf, src_dir_fd=work, dst_dir_fd=folder)
+            self._published = True
+            # A new name may set the change time as well; then the record has to say so.
+            if not fits(ledger.record, os.fstat(self._fd)):
+                ledger.settle(record)
             if doomed is not None:
                 namespace.records.forget(doomed)
-        self._published = True
+
+    def _following(self, folder: int, leaf: bytes) -> Record:
+        """Return the record of what was written, with what a name keeps when it is replaced.
+
+        A repeat of an append is told apart by its key also when the file has been replaced since;
+        and a version is never taken for one of the file before.
+        """
+        replaced = self._namespace.record_at(folder, leaf)
+        if replaced is None:
+            return self._record
+        stamp = next_stamp(replaced)
+        return replace(self._record, keys=replaced.settled_keys, stamp=stamp)
 
     def close(self) -> None:
         """Close the file, and remove it if it was not published."""

@@ -1,24 +1,13 @@
-"""Which version of a file is which, and how much of it counts.
-
-An append writes behind the end of the file itself. While it does, an *undo record* names the
-version that still counts. Readers stop there. After a crash, whoever appends next cuts the file
-back to it.
-"""
+"""Which version of a file is which."""
 
 from __future__ import annotations
 
 import os
 import stat
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from httpnas.storage.descriptors import owned
-from httpnas.storage.records import Records
-from httpnas.storage.root import READ
-
-_UNDO = "undo"
-_RECORD = struct.Struct("<QQ")
+_64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +17,24 @@ class Version:
     :ivar size: bytes.
     :ivar mtime_ns: time of the last change, in nanoseconds since the epoch.
     :ivar inode: inode number.
+    :ivar stamp: tells versions of one inode apart: a number of ours that only grows, or the
+        *mtime_ns* of a version that others have made.
+    :ivar foreign_ctime_ns: the change time of a version that others have made, which no program
+        can set back; None for a version of ours.
     """
 
     size: int
     mtime_ns: int
     inode: int
+    stamp: int
+    foreign_ctime_ns: int | None = None
 
     @property
     def tag(self) -> str:
         """A token that no other content of this name has."""
-        return f"{self.inode:x}-{self.size:x}-{self.mtime_ns:x}"
+        ours = f"{self.inode:x}-{self.size:x}-{self.stamp & _64:x}"
+        foreign = self.foreign_ctime_ns
+        return ours if foreign is None else f"{ours}-{foreign & _64:x}"
 
 
 #: Finds the version that a name has now, None when there is none. On a network file system this
@@ -49,60 +46,9 @@ Check = Callable[[Find], None]
 
 
 def of_stat(status: os.stat_result) -> Version:
-    """Return the version that *status* shows."""
-    return Version(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def committed(fd: int, records: Records) -> Version:
-    """Return the latest version of the open file *fd* that is wholly there.
-
-    A commit may begin or end between two calls. Only two equal results of fstat(2), with no undo
-    record between them, prove that there was no commit.
-    """
-    before = os.fstat(fd)
-    while True:
-        undo = read_undo(fd, records)
-        after = os.fstat(fd)
-        if undo is not None:
-            return Version(min(undo[0], after.st_size), undo[1], after.st_ino)
-        if of_stat(after) == of_stat(before) and after.st_ctime_ns == before.st_ctime_ns:
-            return of_stat(before)
-        before = after
-
-
-def committed_at(folder: int, leaf: bytes, records: Records) -> Version:
-    """Return the latest version of *leaf* in *folder* that is wholly there.
-
-    :raises FileNotFoundError: when there is nothing.
-    """
-    status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
-    if not is_file(status):
-        return of_stat(status)
-    try:
-        fd = os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)
-    except PermissionError:
-        return of_stat(status)  # what cannot be read can still be replaced
-    with owned(fd):
-        return committed(fd, records)
-
-
-def read_undo(fd: int, records: Records) -> tuple[int, int] | None:
-    """Return size and mtime of the undo record of *fd*, or None when there is none."""
-    record = records.read(fd, _UNDO)
-    if record is None or len(record) != _RECORD.size:
-        return None  # others may write user xattrs too
-    size, mtime_ns = _RECORD.unpack(record)
-    return size, mtime_ns
-
-
-def write_undo(fd: int, version: Version, records: Records) -> None:
-    """Record that of *fd* only *version* counts."""
-    records.write(fd, _UNDO, _RECORD.pack(version.size, version.mtime_ns))
-
-
-def clear_undo(fd: int, records: Records) -> None:
-    """Remove the undo record of *fd*: from now on all that is in the file counts."""
-    records.remove(fd, _UNDO)
+    """Return the version that *status* shows, as one that others have made."""
+    mtime_ns = status.st_mtime_ns
+    return Version(status.st_size, mtime_ns, status.st_ino, mtime_ns, status.st_ctime_ns)
 
 
 def is_file(status: os.stat_result) -> bool:

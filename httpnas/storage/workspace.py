@@ -134,6 +134,29 @@ class Workspace:
         with translated():
             return has_xattrs(self._lease)
 
+    def path_of(self, name: bytes) -> bytes:
+        """Return where other daemons find the temporary file *name*, for :meth:`staged`."""
+        return b"%s/%s" % (self._name.encode(), name)
+
+    @contextlib.contextmanager
+    def staged(self, path: bytes) -> Iterator[int | None]:
+        """Open a temporary file of any daemon for the block, None when it is not there.
+
+        :param path: as :meth:`path_of` gives it; empty for none.
+        """
+        run, _, name = path.partition(b"/")
+        if not run.isalnum() or not name or b"/" in name:
+            yield None
+            return
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(path, flags, dir_fd=self._runs)
+        except OSError:
+            yield None
+            return
+        with owned(fd):
+            yield fd
+
     def set_aside(self, folder: int, leaf: bytes | str) -> bytes:
         """Move *leaf* out of *folder* to here, to be removed later; return its name here.
 

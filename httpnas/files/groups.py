@@ -1,0 +1,77 @@
+"""Appends that wait for one file, and are committed together."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.record import KEYS
+from httpnas.storage.store import Storage
+from httpnas.storage.version import Version
+
+
+class Waiting:
+    """An append that is to be committed, alone or together with others.
+
+    :param prepare: stages the rest of its body, in a pool thread. What it raises is the outcome.
+    :ivar outcome: the version that it has made, or why it was refused; None while it waits.
+    """
+
+    def __init__(self, append: Append, length: int, prepare: Callable[[], None]) -> None:
+        self.append = append
+        self.length = length
+        self.prepare = prepare
+        self.outcome: Version | Exception | None = None
+
+    @property
+    def result(self) -> Version:
+        """The version that it has made.
+
+        :raises Exception: what it was refused for.
+        """
+        assert self.outcome is not None, "it has had its turn"
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+class Groups:
+    """The appends that wait, by the name of their file, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes, deque[Waiting]] = {}
+
+    def add(self, name: bytes, waiting: Waiting) -> None:
+        """Let *waiting* wait for the file *name*."""
+        self._lines.setdefault(name, deque()).append(waiting)
+
+    def take(self, name: bytes) -> list[Waiting]:
+        """Return those that come next for the file *name*: as many as one commit can hold."""
+        line = self._lines[name]
+        group = [line.popleft()]
+        length = group[0].length
+        while line and len(group) < KEYS and length + line[0].length <= IN_MEMORY:
+            group.append(line.popleft())
+            length += group[-1].length
+        if not line:
+            del self._lines[name]
+        return group
+
+
+def commit(storage: Storage, name: bytes, group: Sequence[Waiting]) -> None:
+    """Give each of *group* its outcome; in a pool thread."""
+    ready = []
+    for waiting in group:
+        try:
+            waiting.prepare()
+        except Exception as error:
+            waiting.outcome = error
+        else:
+            ready.append(waiting)
+    try:
+        outcomes = storage.commit(name, [waiting.append for waiting in ready])
+    except Exception as error:
+        outcomes = [error] * len(ready)
+    for waiting, outcome in zip(ready, outcomes, strict=True):
+        waiting.outcome = outcome

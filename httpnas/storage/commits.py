@@ -1,0 +1,335 @@
+"""What of a file counts, and how what is added to it becomes true.
+
+An append writes behind the end of the file itself, since others read plain files. Its *record*
+(:mod:`httpnas.storage.record`) says beforehand what will be added: how many bytes, and their
+checksum. Then the bytes are written, and synced once together with the record. After that the
+record is *settled*, which need not be synced: whatever a crash leaves can be judged.
+
+- The bytes that were announced are all there: the append has become true, and is *completed*.
+- Some of them are there, and nothing else: the append is *undone*, the file is cut back.
+- Anything else: others have changed the file since. The announcement is *void*. Nothing that we
+  did not write is ever hidden or cut.
+
+To know that what is there is the beginning of what was announced, the record has a checksum for
+each boundary of a page in it: that is where a write(2) which is killed ends. What is larger is
+staged in a file of its own first, and compared with that.
+
+Readers take no lock. While an announcement pends they see the version before it, as long as it is
+being written (the file is locked then); when its writer has died they judge it in the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import time
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cache
+from typing import NamedTuple, TypeGuard
+
+from httpnas.storage.descriptors import owned
+from httpnas.storage.facts import Facts
+from httpnas.storage.record import LARGEST, Pending, Record
+from httpnas.storage.records import Records
+from httpnas.storage.root import READ
+from httpnas.storage.version import Version, is_file, of_stat
+
+#: Where a write that is killed may end: at multiples of this in the file, in bytes.
+PAGE = 4096
+#: Bytes that an append may have whose record has a checksum for each boundary.
+MOST_PREFIXES = 64
+#: Nanoseconds by which a change time may differ from the time at which the change was asked for:
+#: the kernel's clock for it advances every few milliseconds only.
+_TOLERANCE = 25_000_000
+_SECOND = 1_000_000_000
+#: How often a record is written again because its time did not fit.
+_TRIES = 3
+#: A file that others may still write to by mmap(2) is not written back for so many seconds.
+_WRITTEN_BACK = 60
+_CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE)
+
+
+class Known(NamedTuple):
+    """What is known of an open file.
+
+    :ivar version: the latest version that is wholly there.
+    :ivar record: the file's record; None when it has none, or one of another file.
+    """
+
+    version: Version
+    record: Record | None
+
+    @property
+    def facts(self) -> Facts:
+        """The facts about the version."""
+        record = self.record
+        if record is None or record.version != self.version:
+            return Facts()
+        return Facts(record.lines, record.digests)
+
+
+class Verdict(Enum):
+    """What has become of an announcement whose writer is gone."""
+
+    COMPLETE = "all of it is there"
+    TORN = "some of it is there and nothing else"
+    VOID = "others have changed the file since"
+
+
+def is_locked(fd: int) -> bool:
+    """Tell whether somebody holds flock(2) on the open file *fd*, by another description of it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def known(fd: int, records: Records) -> Known:
+    """Return what is known of the open file *fd*.
+
+    A commit may begin or end between two calls. Only two equal results of fstat(2), with no
+    pending record between them, prove that there was no commit.
+    """
+    before = os.fstat(fd)
+    while True:
+        record = records.read(fd)
+        after = os.fstat(fd)
+        if record is not None and record.pending is not None:
+            return _while_pending(fd, record, record.pending, after)
+        if of_stat(after) == of_stat(before):
+            return Known(record.version if fits(record, after) else of_stat(after), record)
+        before = after
+
+
+def _while_pending(fd: int, record: Record, pending: Pending, status: os.stat_result) -> Known:
+    if record.size <= status.st_size <= record.size + pending.added:
+        if is_locked(fd):
+            return Known(record.version, record)
+        if judge(fd, record, pending, status) is not Verdict.VOID:
+            version = of_stat(status)
+            return Known(replace(version, size=min(record.size, version.size)), record)
+    return Known(of_stat(status), record)
+
+
+def version_at(folder: int, leaf: bytes, records: Records) -> Version:
+    """Return the latest version of *leaf* in *folder* that is wholly there.
+
+    :raises FileNotFoundError: when there is nothing.
+    """
+    status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+    if not is_file(status):
+        return of_stat(status)
+    try:
+        fd = os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)
+    except PermissionError:
+        return of_stat(status)  # what cannot be read can still be replaced
+    with owned(fd):
+        return known(fd, records).version
+
+
+def fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
+    """Tell whether *record* is about the version that *status* shows.
+
+    The time of change decides, which is set by every change and by no program: touch(1) can set
+    back the time of modification. Where both times are whole seconds, so is what can be told.
+    """
+    if record is None:
+        return False
+    if (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
+        return False
+    coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
+    later = status.st_ctime_ns - record.at_ns
+    return -_TOLERANCE - (_SECOND if coarse else 0) <= later <= _TOLERANCE
+
+
+# Judging what a crash has left
+
+
+def judge(
+    fd: int, record: Record, pending: Pending, status: os.stat_result, staged: int | None = None
+) -> Verdict:
+    """Return what has become of what *record* announces for the open file *fd*.
+
+    :param staged: the descriptor of the file in which the added bytes were staged, if it is there.
+    """
+    there = status.st_size - record.size
+    if not 0 <= there <= pending.added:
+        return Verdict.VOID
+    if there == 0:
+        return Verdict.TORN if pending.added else Verdict.COMPLETE
+    if there == pending.added and _checksum(fd, record.size, there) == pending.checksum:
+        return Verdict.COMPLETE
+    if _is_ours(fd, record, pending, there, staged) or _was_cut_off(pending, status):
+        return Verdict.TORN
+    return Verdict.VOID
+
+
+def boundaries(offset: int, length: int) -> list[int]:
+    """Return where pages end in *length* bytes at *offset*, as numbers of these bytes."""
+    return list(range(PAGE - offset % PAGE, length, PAGE))
+
+
+def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int | None) -> bool:
+    """Tell whether the *there* bytes behind the record's size begin what was announced.
+
+    A power cut may leave zeros behind them.
+    """
+    zeros = pending.boot != boot()
+    if staged is not None:
+        return same(fd, record.size, staged, there, zeros)
+    tail = os.pread(fd, there, record.size) if pending.prefixes or there < PAGE * 2 else b""
+    ends = [0, *boundaries(record.size, pending.added)]
+    sums = [0, *pending.prefixes]
+    if len(ends) != len(sums):
+        return False
+    return any(
+        zlib.crc32(tail[:end]) == checksum and (end == there or (zeros and not any(tail[end:])))
+        for end, checksum in zip(ends, sums, strict=True)
+    )
+
+
+def _was_cut_off(pending: Pending, status: os.stat_result) -> bool:
+    """Tell whether the machine has begun anew since, and nobody has changed the file after that."""
+    return pending.boot != boot() and status.st_mtime_ns < _booted_ns() - _SECOND
+
+
+def same(one: int, offset: int, other: int, length: int, zeros: bool = False) -> bool:
+    """Tell whether *length* bytes of *one* at *offset* are those at the beginning of *other*.
+
+    :param zeros: whether a stretch of zeros will do as well.
+    """
+    for at in range(0, length, _CHUNK):
+        count = min(_CHUNK, length - at)
+        found = os.pread(one, count, offset + at)
+        if found != os.pread(other, count, at) and (any(found) or not zeros):
+            return False
+    return True
+
+
+def _checksum(fd: int, offset: int, length: int) -> int:
+    checksum = 0
+    for at in range(0, length, _CHUNK):
+        checksum = zlib.crc32(os.pread(fd, min(_CHUNK, length - at), offset + at), checksum)
+    return checksum
+
+
+@cache
+def boot() -> int:
+    """Return a number that stands for this run of the machine, 0 where it has none (proc(5))."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot_id:
+        return int(boot_id.read().strip().replace("-", "")[:15], 16)
+    return 0
+
+
+def _booted_ns() -> int:
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+# Writing records
+
+
+@dataclass
+class Ledger:
+    """The record of one file that is open for changing, under its lock.
+
+    :param fd: the file.
+    :ivar record: the record as it is on disk; None while the file has none of its own.
+    :ivar version: the version that the file has.
+    """
+
+    fd: int
+    records: Records
+    version: Version
+    record: Record | None
+
+    @property
+    def base(self) -> Record:
+        """A record about the file's version, with what is known of it; nothing pends."""
+        record = self.record
+        if record is None:
+            birth = self.records.birth(self.fd)
+            version = self.version
+            return Record(
+                version.inode,
+                birth,
+                version.size,
+                version.mtime_ns,
+                0,
+                version.stamp,
+                version.foreign_ctime_ns,
+            )
+        return record if record.version == self.version else record.about(self.version)
+
+    def announce(self, record: Record) -> None:
+        """Write down *record*, in which something pends."""
+        self.record = _write_with_room(self.fd, record, self.records)
+
+    def settle(self, record: Record) -> None:
+        """Write down *record* about the version that the file has now.
+
+        It is written again when its time does not fit the change time that the file system gave
+        it, by whatever clock that goes.
+        """
+        at_ns = time.time_ns() if self.records.touch_file else os.fstat(self.fd).st_ctime_ns
+        for _ in range(_TRIES):
+            record = _write_with_room(self.fd, replace(record, at_ns=at_ns), self.records)
+            status = os.fstat(self.fd)
+            if fits(record, status):
+                break
+            at_ns = status.st_ctime_ns
+        self.record, self.version = record, record.version
+
+
+def _write_with_room(fd: int, record: Record, records: Records) -> Record:
+    """Write *record*, with fewer old keys, then without digests, when there is no room for all.
+
+    :return: what was written.
+    """
+    pending = 0 if record.pending is None else record.pending.keys
+    while True:
+        try:
+            if len(record.encode()) > LARGEST:
+                raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+            records.write(fd, record)
+        except OSError as error:
+            older = len(record.keys) - pending
+            if error.errno not in _FULL or not (older or record.digests):
+                raise
+            record = (
+                replace(record, keys=record.keys[(older + 1) // 2 :])
+                if older
+                else replace(record, digests={})
+            )
+        else:
+            return record
+
+
+def next_stamp(record: Record | None) -> int:
+    """Return a stamp for a new version: the time, unless an earlier one was not earlier."""
+    now = time.time_ns()
+    return now if record is None else max(now, record.stamp + 1)
+
+
+def may_be_mapped(fd: int) -> bool:
+    """Tell whether somebody may change the open file *fd* in memory, unseen by its change time.
+
+    Nobody does who does not have it open for writing, which a read lease tells (fcntl(2)). Where
+    there are no leases, a file is left in peace that was changed in the last minute.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # ignored by default, and SIGIO is not
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return time.time_ns() - os.fstat(fd).st_mtime_ns < _WRITTEN_BACK * _SECOND
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
