@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _64 = (1 << 64) - 1
 
@@ -24,7 +24,7 @@ class Version:
     """
 
     size: int
-    mtime_ns: int
+    mtime_ns: int = field(compare=False)
     inode: int
     stamp: int
     foreign_ctime_ns: int | None = None
