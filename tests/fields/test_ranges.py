@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from email import message_from_bytes
 
 import pytest
@@ -15,6 +14,7 @@ from httpnas.fields.ranges import (
     choose_ranges,
     partial_content,
 )
+from tests.fields.growth import LENGTH, must_end
 
 HUGE = b"9" * 8000
 Spec = tuple[int | None, int | None]
@@ -192,16 +192,15 @@ def test_any_field_gives_ranges_within_the_file_or_none(field: bytes, size: int)
 @pytest.mark.parametrize(
     "field",
     [
-        b"bytes=" + b"," * 65536,
-        b"bytes=" + b"1-" * 32768,
-        b"bytes=" + b" " * 65536 + b"-",
+        b"bytes=" + b"," * LENGTH,
+        b"bytes=" + b"1-" * (LENGTH // 2),
+        b"bytes=" + b" " * LENGTH + b"-",
         HUGE * 8,
     ],
 )
-def test_the_time_to_parse_a_field_grows_no_faster_than_its_length(field: bytes) -> None:
-    started = time.process_time()
-    choose_ranges(field, 100)
-    assert time.process_time() - started < 1
+def test_parsing_a_field_takes_no_more_than_its_length(field: bytes) -> None:
+    with must_end():
+        choose_ranges(field, 100)
 
 
 def test_a_single_range_is_sent_bare_with_its_content_range() -> None:
