@@ -349,7 +349,9 @@ def test_a_disk_that_hangs_does_not_keep_a_daemon_from_stopping(
     tmp_path: Path, signals: int
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, time\nos.fsync = lambda fd: time.sleep(60)\n"
+        "import os, time, httpnas.tap\n"
+        "os.fsync = lambda fd: time.sleep(60)\n"
+        "httpnas.tap._LAST = 0.5\n"
     )
     drain = "0.2" if signals == 1 else "40"
     path = f"{tmp_path}{os.pathsep}{ROOT}"
