@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.python.threadable import isInIOThread
 
 from httpnas.storage.listing import Folder
 from httpnas.storage.records import XattrRecords
@@ -621,8 +622,17 @@ async def test_a_crawl_finds_every_file_exactly_once(nas: Nas) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_large_folder_is_listed_while_others_are_served(nas: Nas) -> None:
-    expected = [f"file-{number:05}" for number in range(10_000)]
+async def test_a_large_folder_is_listed_while_others_are_served(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [f"file-{number:05}" for number in range(5_000)]
+    stat, looked_up_by_the_reactor = os.stat, set()
+
+    def watched(path: Any, **kwargs: Any) -> os.stat_result:
+        if isinstance(path, bytes) and path.startswith(b"file-"):
+            looked_up_by_the_reactor.add(isInIOThread())
+        return stat(path, **kwargs)
+
     (nas.root / "large").mkdir()
     (nas.root / "f").write_bytes(b"x")
 
@@ -633,6 +643,7 @@ async def test_a_large_folder_is_listed_while_others_are_served(nas: Nas) -> Non
         os.close(folder)
 
     await nas.in_thread(fill_large)
+    monkeypatch.setattr(os, "stat", watched)
     for accept in ({}, JSON, HTML):
         listing = Deferred.fromCoroutine(nas.fetch("GET", "/file/large/", headers=accept))
         served = 0
@@ -649,6 +660,7 @@ async def test_a_large_folder_is_listed_while_others_are_served(nas: Nas) -> Non
         else:
             assert body.decode().split() == expected
         assert served > (3 if accept else 0)
+    assert looked_up_by_the_reactor == {False}
 
 
 @pytest_twisted.ensureDeferred
