@@ -82,6 +82,7 @@ def test_the_satisfiable_ranges_are_served_in_the_order_asked(
         b"bytes=" + b"9" * 5000 + b"-" + b"9" * 4999 + b"8",
         b"bytes=10-9",
         b"bytes=0-1,x",
+        b"bytes=1-2,x",
         b"bytes=a-b",
         b"bytes=1-2-3",
         b"bytes=--1",
@@ -101,7 +102,8 @@ def test_a_range_that_is_not_understood_is_ignored(field: bytes | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [b"bytes=0-5,5-9", b"bytes=0-,-1", b"bytes=10-20,12-13", b"bytes=9-9,0-0,9-"]
+    "field",
+    [b"bytes=0-5,5-9", b"bytes=0-,0-", b"bytes=0-,-1", b"bytes=10-20,12-13", b"bytes=9-9,0-0,9-"],
 )
 def test_overlapping_ranges_are_ignored(field: bytes) -> None:
     assert choose_ranges(field, 100) is None
