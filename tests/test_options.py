@@ -22,7 +22,7 @@ def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--max-upload", "much"], {}, "--max-upload: 'much'"),
         (["--max-upload", "-1"], {}, "--max-upload: '-1'"),
         (["--stall", "soon"], {}, "--stall: 'soon'"),
-        (["--stall", "0"], {}, "--stall: 0"),
+        (["--stall", "0"], {}, "--stall: it must be more than 0 seconds"),
         (["--drain", "-1"], {}, "--drain: '-1'"),
         (["--drain", "nan"], {}, "--drain: 'nan'"),
         (["--hosts=nas:3000"], {}, "--hosts: 'nas:3000'"),
