@@ -7,11 +7,16 @@ BASE ?= origin/main
 IMAGE ?= httpnas:0.1.0
 E2E ?=
 
+# How many processes share the tests of make test, and whether it measures what they cover.
+WORKERS ?= auto
+COVERAGE ?=
+
 .PHONY: help run test check memory crash test-cephfs browser deploy e2e clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
-	@echo 'make test     install what the tests need and run them (under five minutes)'
+	@echo 'make test     install what the tests need and run them (under three minutes on two cores)'
+	@echo '              COVERAGE=yes: fail when less of httpnas is covered than before'
 	@echo 'make check    style, types, direction of imports, news fragment'
 	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
@@ -25,7 +30,8 @@ run: .venv/run
 	@exec $(BIN)/twistd -n --pidfile= httpnas
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+		$(if $(COVERAGE),--cov --cov-report=term)
 
 memory: .venv/test
 	$(BIN)/python -m pytest -s -m memory tests/test_memory.py
@@ -73,5 +79,5 @@ node_modules/.installed:
 	@touch $@
 
 clean:
-	rm -rf .venv node_modules build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv node_modules build *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

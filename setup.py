@@ -44,7 +44,9 @@ setup(
         "test": [
             "hypothesis>=6.100",
             "pytest>=8.2",
+            "pytest-cov>=6.0",
             "pytest-twisted>=1.14.3",
+            "pytest-xdist>=3.6",
             "schemathesis>=4.20",
             "selenium>=4.30",
             "treq>=24.9.1",

@@ -148,10 +148,7 @@ def talk(port: int, sent: Sequence[bytes], close: bool = False) -> bytes:
 
 def receive_all(client: socket.socket) -> bytes:
     """Return what comes until the peer closes."""
-    received = b""
-    while chunk := client.recv(65536):
-        received += chunk
-    return received
+    return b"".join(iter(lambda: client.recv(1 << 20), b""))
 
 
 def receive_answer(client: socket.socket) -> tuple[int, dict[str, str], bytes]:

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from httpnas.log import as_json, as_text, observer
 from httpnas.web.server.deadlines import Limits
-from tests.harness import Nas, connect
+from tests.harness import Nas, connect, wait_until
 
 FIELDS = {
     "time",
@@ -285,7 +285,7 @@ async def test_a_client_that_goes_away_in_its_body_is_logged_as_gone(
     client = await nas.in_thread(connect, nas.port)
     head = f"{method} /file/f HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     client.sendall(head.encode() + b"part")
-    await deferLater(reactor, 0.1)
+    await nas.in_thread(wait_until, lambda: any(r.body.received for r in nas.site.running()))
     assert log.events == []
     client.close()
     record = await log.last()

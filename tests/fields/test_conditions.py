@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from calendar import timegm
 from itertools import product
 
@@ -15,6 +14,7 @@ from httpnas.fields.conditions import (
     format_http_date,
     parse_http_date,
 )
+from tests.fields.growth import LENGTH, must_end
 
 ETAG = b'"a"'
 WEAK = b'W/"a"'
@@ -349,7 +349,6 @@ def test_no_field_makes_the_conditions_raise(fields: dict[str, bytes | list[byte
 
 
 @pytest.mark.parametrize("unit", [b'"', b",", b" ", b", ", b'"a",', b'"a" ', b"W/", b' "a" , '])
-def test_the_time_to_parse_a_list_grows_no_faster_than_its_length(unit: bytes) -> None:
-    started = time.process_time()
-    EntityTags.parse(unit * (65536 // len(unit)) + b"x")
-    assert time.process_time() - started < 1
+def test_parsing_a_list_takes_no_more_than_its_length(unit: bytes) -> None:
+    with must_end():
+        EntityTags.parse(unit * (LENGTH // len(unit)) + b"x")

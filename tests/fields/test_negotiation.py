@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from httpnas.fields.negotiation import listing_format
+from tests.fields.growth import LENGTH, must_end
 
 FIREFOX = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 CHROME = FIREFOX + b",application/signed-exchange;v=b3;q=0.7"
@@ -130,9 +129,6 @@ def test_any_field_gives_a_format(accept: bytes) -> None:
     "unit", [b"a", b"a/b,", b";", b"; ", b" ;\t", b';a="', b";a=b ", b" ", b",", b'\\"', b";q=1"]
 )
 @pytest.mark.parametrize("start", [b"", b"a/b", b"a/b;", b"a/b;c=", b'a/b;c="'])
-def test_the_time_to_parse_a_field_grows_no_faster_than_its_length(
-    start: bytes, unit: bytes
-) -> None:
-    started = time.process_time()
-    listing_format(start + unit * (65536 // len(unit)) + b"\xff")
-    assert time.process_time() - started < 1
+def test_parsing_a_field_takes_no_more_than_its_length(start: bytes, unit: bytes) -> None:
+    with must_end():
+        listing_format(start + unit * (LENGTH // len(unit)) + b"\xff")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from email import message_from_bytes
 
 import pytest
@@ -15,6 +14,7 @@ from httpnas.fields.ranges import (
     choose_ranges,
     partial_content,
 )
+from tests.fields.growth import LENGTH, must_end
 
 HUGE = b"9" * 8000
 Spec = tuple[int | None, int | None]
@@ -82,6 +82,7 @@ def test_the_satisfiable_ranges_are_served_in_the_order_asked(
         b"bytes=" + b"9" * 5000 + b"-" + b"9" * 4999 + b"8",
         b"bytes=10-9",
         b"bytes=0-1,x",
+        b"bytes=1-2,x",
         b"bytes=a-b",
         b"bytes=1-2-3",
         b"bytes=--1",
@@ -101,7 +102,8 @@ def test_a_range_that_is_not_understood_is_ignored(field: bytes | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [b"bytes=0-5,5-9", b"bytes=0-,-1", b"bytes=10-20,12-13", b"bytes=9-9,0-0,9-"]
+    "field",
+    [b"bytes=0-5,5-9", b"bytes=0-,0-", b"bytes=0-,-1", b"bytes=10-20,12-13", b"bytes=9-9,0-0,9-"],
 )
 def test_overlapping_ranges_are_ignored(field: bytes) -> None:
     assert choose_ranges(field, 100) is None
@@ -192,16 +194,15 @@ def test_any_field_gives_ranges_within_the_file_or_none(field: bytes, size: int)
 @pytest.mark.parametrize(
     "field",
     [
-        b"bytes=" + b"," * 65536,
-        b"bytes=" + b"1-" * 32768,
-        b"bytes=" + b" " * 65536 + b"-",
+        b"bytes=" + b"," * LENGTH,
+        b"bytes=" + b"1-" * (LENGTH // 2),
+        b"bytes=" + b" " * LENGTH + b"-",
         HUGE * 8,
     ],
 )
-def test_the_time_to_parse_a_field_grows_no_faster_than_its_length(field: bytes) -> None:
-    started = time.process_time()
-    choose_ranges(field, 100)
-    assert time.process_time() - started < 1
+def test_parsing_a_field_takes_no_more_than_its_length(field: bytes) -> None:
+    with must_end():
+        choose_ranges(field, 100)
 
 
 def test_a_single_range_is_sent_bare_with_its_content_range() -> None:

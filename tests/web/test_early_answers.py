@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -293,7 +292,7 @@ async def test_an_early_answer_can_be_read_by_a_client_that_sends_everything_fir
     nas: Nas, path: bytes, status: int, length: int | None, size: int
 ) -> None:
     furnish(nas)
-    began = time.monotonic()
+    nas.site.limits.linger = 1e6  # the end of the body is seen, and not waited for in vain
 
     def talk() -> None:
         with Client(nas.port) as client:
@@ -307,7 +306,6 @@ async def test_an_early_answer_can_be_read_by_a_client_that_sends_everything_fir
 
     await nas.in_thread(talk)
     await nas.at_rest()
-    assert time.monotonic() - began < 10
     assert stored(nas) == {"f": OLD}
 
 

@@ -91,6 +91,11 @@ async def until_away(nas: Nas) -> None:
     await nas.in_thread(wait_until, lambda: nas.engine.watchdog.away, "the storage to be away")
 
 
+async def until_nothing_is_left(nas: Nas) -> None:
+    # A look at the storage has a file of its own there for a moment.
+    await nas.in_thread(wait_until, lambda: not nas.leftovers(), "nothing to be left")
+
+
 REQUESTS = {
     "download": b"GET /file/f HTTP/1.1\r\nHost: a\r\n\r\n",
     "count": b"GET /file/f/wc HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -120,8 +125,7 @@ async def test_what_waits_for_a_storage_that_hangs_is_told_to_come_again_and_cha
     await nas.at_rest()
     assert {path.name for path in nas.root.iterdir()} == {"f", ".httpnas"}
     assert (nas.root / "f").read_bytes() == b"old"
-    # The probe of the storage has a file for a moment, too.
-    await nas.in_thread(wait_until, lambda: not nas.leftovers(), "no leftovers")
+    await until_nothing_is_left(nas)
     status, _, _ = await nas.fetch("POST", "/file/f", data=b"newer")
     assert status == 200
 
@@ -142,8 +146,7 @@ async def test_an_upload_that_was_under_way_is_told_and_leaves_nothing(
     gate.open()
     await nas.at_rest()
     assert not (nas.root / "f").exists()
-    # The probe of the storage has a file for a moment, too.
-    await nas.in_thread(wait_until, lambda: not nas.leftovers(), "no leftovers")
+    await until_nothing_is_left(nas)
     (ended,) = nas.engine.trace.record()["ended"]
     assert (ended["outcome"], ended["status"]) == ("refused", 503)
 

@@ -16,6 +16,7 @@ import pytest
 import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 
 from httpnas.storage.errors import NotPermitted, StorageAway, StorageBroken, StorageFull
@@ -24,7 +25,7 @@ from httpnas.storage.store import Storage
 from httpnas.storage.volume import Space
 from httpnas.transfer import disk as disk_module
 from httpnas.web.server.deadlines import Limits
-from tests.harness import Nas, connect, let_daemon_read, receive_all, wait_until
+from tests.harness import Nas, connect, receive_all, wait_until
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana-dashboard.json"
 
@@ -453,22 +454,37 @@ async def test_what_a_client_announces_is_no_error_of_the_storage(nas: Nas) -> N
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_time_to_the_first_byte_ends_there(nas: Nas) -> None:
+async def test_the_time_to_the_first_byte_ends_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, go_on = Clock(), threading.Event()
+    nas = Nas(tmp_path / "root", clock=clock)
     (nas.root / "f").write_bytes(bytes(30 << 20))
-    client = await nas.in_thread(connect, nas.port)
-    client.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    await nas.in_thread(client.recv, 1000)
-    await nas.in_thread(let_daemon_read)
-    began = next(nas.site.running()).began
-    now = nas.site.reactor.seconds()
-    while nas.site.reactor.seconds() < now + 0.2:
-        await nas.in_thread(let_daemon_read)
-    await nas.in_thread(receive_all, client)
-    await nas.at_rest()
-    found = await series(nas)
+    open_file = nas.storage.open
+
+    def open_late(*args: Any) -> Any:
+        assert go_on.wait(20)
+        return open_file(*args)
+
+    nas.storage.opens_at_once = False
+    monkeypatch.setattr(nas.storage, "open", open_late)
+    try:
+        client = await nas.in_thread(connect, nas.port)
+        client.sendall(b"GET /file/f HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await nas.in_thread(wait_until, lambda: any(nas.site.running()))
+        clock.advance(2)
+        go_on.set()
+        await nas.in_thread(client.recv, 1000)
+        clock.advance(5)
+        await nas.in_thread(receive_all, client)
+        await nas.at_rest()
+        found = await series(nas)
+    finally:
+        go_on.set()
+        await nas.stop()
     total = found['httpnas_request_duration_seconds_sum{door="file",verb="download"}']
     first = found['httpnas_time_to_first_byte_seconds_sum{door="file",verb="download"}']
-    assert total - first >= 0.2 and first <= now - began
+    assert (first, total) == (2, 7)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs Debian's package prometheus")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -279,6 +278,11 @@ def data_reads(trace: Path, root: Path) -> list[str]:
     ]
 
 
+def is_traced(pid: int) -> bool:
+    threads = Path(f"/proc/{pid}/task").glob("*/status")
+    return all("\nTracerPid:\t0\n" not in status.read_text() for status in threads)
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 def test_a_real_daemon_reads_no_data_for_a_count(tmp_path: Path) -> None:
     root, trace = tmp_path / "root", tmp_path / "trace"
@@ -291,7 +295,7 @@ def test_a_real_daemon_reads_no_data_for_a_count(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
-            time.sleep(0.2)
+            wait_until(lambda: tracer.poll() is not None or is_traced(daemon.process.pid))
             if tracer.poll() is not None:
                 pytest.skip("strace may not look at processes here")
             send(daemon.port, "POST", "/file/f", b"a\n" * 100_000)

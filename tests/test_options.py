@@ -1,0 +1,53 @@
+"""The options, without a daemon: what they mean, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from httpnas.options import CannotStart, Options
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("STORAGE_PATH", "PORT", "HTTPNAS_DURABILITY", "HTTPNAS_DRAIN"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "said"),
+    [
+        (["--nonsense"], {}, "nonsense"),
+        (["leftover"], {}, "leftover"),
+        (["--durability", "some"], {}, "--durability: 'some'"),
+        (["--max-upload", "much"], {}, "--max-upload: 'much'"),
+        (["--max-upload", "-1"], {}, "--max-upload: '-1'"),
+        (["--stall", "soon"], {}, "--stall: 'soon'"),
+        (["--stall", "0"], {}, "--stall: it must be more than 0 seconds"),
+        (["--drain", "-1"], {}, "--drain: '-1'"),
+        (["--drain", "nan"], {}, "--drain: 'nan'"),
+        (["--hosts=nas:3000"], {}, "--hosts: 'nas:3000'"),
+        (["--hosts=nas/x"], {}, "--hosts: 'nas/x'"),
+        (["--cors-origins=https://a.example:443"], {}, "--cors-origins: 'https://a.example:443'"),
+        (["--cors-origins=http://a.example:80"], {}, "--cors-origins: 'http://a.example:80'"),
+        (["--cors-origins=a.example"], {}, "--cors-origins: 'a.example'"),
+        (["--cors-origins=https://a.example/"], {}, "--cors-origins: 'https://a.example/'"),
+        (["--headroom=lots"], {}, "--headroom: 'lots'"),
+        ([], {"HTTPNAS_DURABILITY": "some"}, "HTTPNAS_DURABILITY: 'some'"),
+        ([], {"HTTPNAS_DRAIN": "long"}, "HTTPNAS_DRAIN: 'long'"),
+    ],
+)
+def test_what_could_never_hold_is_refused_with_one_line_and_status_1(
+    arguments: list[str],
+    env: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(CannotStart) as refused:
+        Options().parseOptions(arguments)
+    assert refused.value.code == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("httpnas: ") and said in lines[0]
