@@ -138,12 +138,17 @@ def main(cache: str) -> None:
             lambda: shell(f"cat {roots[1]}/plain > /dev/null"),
         )
         content, serial = b"x" * 4096, iter(range(1 << 30))
+
+        def store_all() -> None:
+            for _ in range(SMALL):
+                store(root / "s", str(next(serial)), content)
+
         compare(
             "upload of 4 KiB",
             "/s",
             SMALL,
             lambda: [wire.ask("POST", f"/file/s/{next(serial)}", content) for _ in range(SMALL)],
-            lambda: [store(root / "s", str(next(serial)), content) for _ in range(SMALL)],
+            store_all,
         )
         names = sorted(path.name for path in (root / "s").iterdir())[:SMALL]
         compare(

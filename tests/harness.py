@@ -19,10 +19,14 @@ from unittest import mock
 
 import treq
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.web.client import HTTPConnectionPool
+from zope.interface import implementer
 
 from httpnas.storage import locks
 from httpnas.storage.store import Storage
@@ -77,8 +81,14 @@ class Nas:
         self.site = make_site(
             clock or reactor, doors, self.engine.watchdog, limits, metrics, options
         )
-        self._listening = reactor.listenTCP(0, self.site, interface="127.0.0.1")
-        self.port: int = self._listening.getHost().port
+        self._listening = reactor.listenTCP(
+            0,
+            self.site,  # type: ignore[arg-type]  # as is Twisted's own Site
+            interface="127.0.0.1",
+        )
+        address = self._listening.getHost()
+        assert isinstance(address, IPv4Address)
+        self.port = address.port
         self.url = f"http://127.0.0.1:{self.port}"
         self._clock = clock
         self._pool = HTTPConnectionPool(reactor)
@@ -227,7 +237,7 @@ class Client:
 def let_daemon_read() -> None:
     """Return when the daemon in this process has read what its sockets hold; from a thread."""
     for _ in range(3):  # one to accept, one to read, and one that may have been under way
-        blockingCallFromThread(reactor, lambda: None)
+        blockingCallFromThread(IReactorFromThreads(reactor), lambda: None)
 
 
 def wait_until(condition: Callable[[], Any], what: str = "a condition") -> Any:
@@ -238,6 +248,26 @@ def wait_until(condition: Callable[[], Any], what: str = "a condition") -> Any:
             raise AssertionError(f"waited in vain for {what}")
         time.sleep(0.005)
     return result
+
+
+@implementer(ILogObserver)
+class _Log:
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[LogEvent]]:
+    """Keep what is logged in this process for as long as the block."""
+    log = _Log()
+    globalLogPublisher.addObserver(log)
+    try:
+        yield log.events
+    finally:
+        globalLogPublisher.removeObserver(log)
 
 
 class Twistd:

@@ -30,7 +30,7 @@ class Facts:
         return Facts(lines, {**self.digests, **other.digests})
 
 
-def newlines(chunks: Iterable[bytes]) -> int:
+def newlines(chunks: Iterable[bytes | bytearray | memoryview]) -> int:
     """Return the number of newlines in *chunks*.
 
     A table turns each newline into 1 and all else into 0, and the sum is the count. This takes the

@@ -61,14 +61,23 @@ class Page:
 
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         """Poll *condition* until it holds, and leave the browser time for itself in between."""
-        return wait_until(lambda: condition() or time.sleep(0.02), what)
+
+        def held() -> Any:
+            if not (result := condition()):
+                time.sleep(0.02)
+            return result
+
+        return wait_until(held, what)
 
     def find(self, selector: str) -> WebElement:
         return self.browser.find_element("css selector", selector)
 
     def labelled(self, label: str) -> WebElement:
         """Return the control that is called *label*, once there is one."""
-        return self.wait(lambda: self.run(LABELLED, label), f"a control called {label}")
+        found: WebElement = self.wait(
+            lambda: self.run(LABELLED, label), f"a control called {label}"
+        )
+        return found
 
     def press(self, *keys: str) -> None:
         """Press keys on the keyboard, wherever the focus is."""

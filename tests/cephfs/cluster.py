@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,8 @@ class Cluster:
 
     def _make(self, kind: str, identity: str, *arguments: str) -> None:
         """Let a daemon make its data folder."""
-        command = [f"ceph-{kind}", "-c", self._configuration, "--mkfs", "-i", identity, *arguments]
+        command: list[str | Path] = [f"ceph-{kind}", "-c", self._configuration, "--mkfs"]
+        command += ["-i", identity, *arguments]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         assert made.returncode == 0, f"ceph-{kind} --mkfs: {made.stderr[-2000:]}"
 
@@ -218,13 +220,13 @@ class Cluster:
         """Start *program* as *name*; it ends with us."""
         self.socket_of(name).unlink(missing_ok=True)
         with self.output_of(name).open("ab") as output:
-            command = ["setpriv", "--pdeathsig", "KILL", program, "-f", "-c", self._configuration]
+            command: list[str | Path] = ["setpriv", "--pdeathsig", "KILL", program, "-f"]
+            command += ["-c", self._configuration, f"--admin-socket={self.socket_of(name)}"]
+            command += arguments
             call = self._starter.submit(
-                subprocess.Popen,
-                [*command, f"--admin-socket={self.socket_of(name)}", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                lambda: subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                )
             )
             self._processes[name] = call.result()
 
@@ -336,9 +338,13 @@ class Cluster:
     def _allow(self, most: int) -> None:
         """Set a quota, which takes Ceph some seconds to notice; 0: there is none."""
         self.ask("osd", "pool", "set-quota", "data", "max_bytes", str(most))
+
+        def noticed(mount: Mount) -> bool:
+            return mount.is_full() == bool(most)
+
         for mount in self.mounts.values():
             what = "find no space" if most else "find space"
-            self.wait(lambda m=mount: m.is_full() == bool(most), mount.name, what)
+            self.wait(partial(noticed, mount), mount.name, what)
 
 
 class Mount:

@@ -99,7 +99,8 @@ def half_received(daemon: Twistd) -> Iterator[threading.Event]:
 
     Afterwards it must be stored whole and acknowledged, or refused and not be there.
     """
-    go_on, outcome = threading.Event(), []
+    go_on = threading.Event()
+    outcome: list[int | None] = []
     half = b"h" * (3 << 20)
 
     def send() -> None:
@@ -186,7 +187,7 @@ def test_a_client_of_ceph_is_killed_while_its_daemon_holds_a_lock(replicas: Repl
     wait_until(lambda: is_locked(replicas.daemons[B].root, b"held"), "the commit to begin")
     replicas.mounts[A].kill()
     killed = time.monotonic()
-    statuses = []
+    statuses: list[int] = []
     while not statuses or statuses[-1] != 200:
         began = time.monotonic()
         status, headers, _ = theirs.ask(

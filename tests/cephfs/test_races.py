@@ -58,7 +58,8 @@ def store(wire: Wire, name: str, content: bytes) -> str:
 
 def move(wire: Wire, name: str, target: str, **fields: str) -> Answer:
     document = f'{{"path": "{target}"}}'.encode()
-    return wire.ask("PUT", f"/file/{name}", document, Content_Type="application/json", **fields)
+    fields["Content_Type"] = "application/json"
+    return wire.ask("PUT", f"/file/{name}", document, pieces=None, **fields)
 
 
 def contents(wires: Sequence[Wire], name: str) -> bytes | None:

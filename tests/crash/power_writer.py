@@ -176,7 +176,7 @@ class Forgetful:
         self._syncs = 0
         self._sync, self._mkdir = os.fsync, os.mkdir
         os.fsync = self._sometimes  # type: ignore[assignment]
-        os.mkdir = self._noted  # type: ignore[assignment]
+        os.mkdir = self._noted
 
     def learn(self) -> None:
         """Take the append that this thread made last as an example of how many syncs one has."""

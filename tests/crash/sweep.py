@@ -343,7 +343,7 @@ def _say(**told: Any) -> None:
 def _write_in_pieces(size: int) -> None:
     """Let the disk take *size* bytes at a time."""
     writev, pwritev, copy = os.writev, os.pwritev, os.copy_file_range
-    os.writev = lambda fd, buffers: writev(fd, [b"".join(buffers)[:size]])
+    os.writev = lambda fd, buffers: writev(fd, [b"".join(iter(buffers))[:size]])
     os.pwritev = lambda fd, buffers, *rest: pwritev(fd, [b"".join(buffers)[:size]], *rest)
     os.copy_file_range = lambda i, o, count, *rest: copy(i, o, min(count, size), *rest)
 
@@ -511,7 +511,8 @@ class Ward:
         try:
             if verb.crashed is not None:
                 name, call = verb.crashed
-                first = Call(*call.partition(" ")[::2])
+                kind, _, number = call.partition(" ")
+                first = Call(kind, int(number or 1))
                 with self.patient(root, VERBS[name]) as patient:
                     with strace(patient.pid, CHANGES, first.inject("signal=SIGKILL")):
                         patient.ask(f"verb {name}")
@@ -627,11 +628,11 @@ class Call:
     """
 
     name: str
-    number: int | str = 1
+    number: int = 1
     text: str = ""
 
     def inject(self, what: str, ever_after: bool = False) -> str:
-        return f"{self.name}:{what}:when={self.number or 1}{'+' if ever_after else ''}"
+        return f"{self.name}:{what}:when={self.number}{'+' if ever_after else ''}"
 
     def __str__(self) -> str:
         return f"{self.name} {self.number} ({self.text})"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from httpnas.storage.append import Append
 from httpnas.storage.store import Storage
 from tests.crash.sweep import (
     CHANGES,
@@ -125,6 +126,7 @@ def recovered(root: Path) -> Tree:
 
 def append(storage: Storage, name: bytes, body: bytes) -> None:
     appended = storage.begin_append(name, lambda version: None)
+    assert isinstance(appended, Append)
     with contextlib.closing(appended):
         appended.write([body])
         appended.commit(lambda version: None)

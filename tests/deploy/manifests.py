@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -18,6 +18,7 @@ yaml = pytest.importorskip("yaml")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
 from kubernetes_validate.utils import latest_version, major_minor  # noqa: E402
+from yaml import SafeLoader  # noqa: E402
 
 Object = dict[str, Any]
 
@@ -36,7 +37,7 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-\w.]{0,61}[A-Za-z0-9])?)?\Z")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i|[MGTPE])?\Z")
 
 
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
+class _UniqueKeys(SafeLoader):  # type: ignore[misc]
     """YAML's safe loader, to which a key that is given twice is an error."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -165,7 +166,7 @@ def _monitor_shape(item: Object) -> Iterator[str]:
             yield f"{title(item)}: expected {shape}, not {endpoint}"
 
 
-def _has_shape(item: Any, shape: dict[str, type]) -> bool:
+def _has_shape(item: Any, shape: Mapping[str, type]) -> TypeGuard[Object]:
     return (
         isinstance(item, dict)
         and set(item) == set(shape)

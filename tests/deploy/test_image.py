@@ -33,9 +33,13 @@ BASE = "localhost/base"
 PROD = "localhost/httpnas"
 
 
-def run(*command: str | Path, **kwargs: Any) -> str:
+def run(*command: str | Path, timeout: float | None = None) -> str:
     done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, **kwargs
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout
@@ -48,15 +52,15 @@ class Builder:
         self._folder = folder
 
     def __call__(self, *arguments: str | Path) -> str:
-        store = ["--root", self._folder / "store", "--runroot", self._folder / "run"]
+        store = ["--root", str(self._folder / "store"), "--runroot", str(self._folder / "run")]
         return run("buildah", "--storage-driver", "vfs", *store, *arguments, timeout=900)
 
     def base(self) -> None:
         """Make the image that stands in for the base."""
         root = self._folder / "base"
         packages = "ca-certificates,python3,python3-venv"
-        command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root]
-        run("unshare", "--mount", *command, timeout=900)
+        debootstrap = ("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm")
+        run("unshare", "--mount", *debootstrap, root, timeout=900)
         container = self("from", "scratch").strip()
         self("add", "-q", container, root, "/")
         self("commit", "-q", "--rm", container, BASE)
@@ -79,7 +83,8 @@ class Builder:
             mounts.append(f"--volume={certificates}:{certificates}:ro")
         self(
             *("build", "--isolation=chroot", "--pull-never", "--format=docker"),
-            *(f"--build-arg=BASE={BASE}", f"--target={target}", f"--tag={PROD}", *mounts, ROOT),
+            *(f"--build-arg=BASE={BASE}", f"--target={target}", f"--tag={PROD}", *mounts),
+            ROOT,
         )
 
 

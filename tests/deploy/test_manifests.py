@@ -53,7 +53,7 @@ def rendered(kubectl: str, overlay: str) -> str:
     return run.stdout
 
 
-@pytest.fixture(params=KUBECTLS or [None])
+@pytest.fixture(params=KUBECTLS or (None,))
 def kubectl(request: pytest.FixtureRequest) -> str:
     """The path of a kubectl."""
     if request.param is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from httpnas.storage.append import Append
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import _bucket
 from httpnas.storage.store import Storage, StoredFile
@@ -62,6 +63,14 @@ def upload(
         upload.close()
 
 
+def begin_append(
+    storage: Storage, name: bytes, check: Check = anything, expected: int | None = None
+) -> Append:
+    append = storage.begin_append(name, check, expected=expected)
+    assert isinstance(append, Append)
+    return append
+
+
 def append(
     storage: Storage,
     name: bytes,
@@ -69,7 +78,7 @@ def append(
     check: Check = anything,
     expected: int | None = None,
 ) -> Version:
-    append = storage.begin_append(name, check, expected=expected)
+    append = begin_append(storage, name, check, expected)
     try:
         append.write([content])
         return append.commit(check, expected)

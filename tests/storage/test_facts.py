@@ -233,13 +233,12 @@ def test_what_is_remembered_of_a_file_of_others_is_known(storage: Storage, root:
 def test_nothing_is_remembered_of_a_version_that_is_not_there_any_more(
     storage: Storage, root: Path
 ) -> None:
-    for number, change in enumerate(
-        [
-            lambda name: append(storage, name, b"b\nc\n"),
-            lambda name: upload(storage, name, b"b\nc\n\n"),
-            lambda name: (root / name.decode()).write_bytes(b"\n\n\n"),
-        ]
-    ):
+    changes: list[Callable[[bytes], object]] = [
+        lambda name: append(storage, name, b"b\nc\n"),
+        lambda name: upload(storage, name, b"b\nc\n\n"),
+        lambda name: (root / name.decode()).write_bytes(b"\n\n\n"),
+    ]
+    for number, change in enumerate(changes):
         name = b"f%d" % number
         version = upload(storage, name, b"a\n")
         change(name)
@@ -259,7 +258,7 @@ def test_what_has_gone_is_not_remembered_and_no_error(storage: Storage, root: Pa
     upload(storage, b"d/f", b"a\n")
     version = version_of(storage, b"d/f")
     found = Facts(1)
-    for vanish in [
+    steps: list[Callable[[], object]] = [
         lambda: remove(storage, b"d/f"),
         (root / "d/f").mkdir,
         (root / "d/f").rmdir,
@@ -268,7 +267,8 @@ def test_what_has_gone_is_not_remembered_and_no_error(storage: Storage, root: Pa
         lambda: os.mkfifo(root / "d/f"),
         lambda: shutil.rmtree(root / "d"),
         (root / "d").touch,
-    ]:
+    ]
+    for vanish in steps:
         vanish()
         storage.remember(b"d/f", version, found)
 

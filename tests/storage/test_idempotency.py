@@ -6,6 +6,8 @@ import errno
 import itertools
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +204,7 @@ def test_of_repeats_that_race_one_lands(storage: Storage, root: Path) -> None:
         key, line = b"%d" % round_, b"%d\n" % round_
         size = LARGE if round_ == 3 else 0
         results = at_once(
-            [
-                lambda s=s: append(s, b"f", b"x" * size + line, key)  # noqa: B023
-                for s in [storage, other] * 4
-            ]
+            [partial(append, s, b"f", b"x" * size + line, key) for s in [storage, other] * 4]
         )
         assert len(set(results)) == 1 and isinstance(results[0], Version)
         assert results[0] == version_of(storage, b"f")
@@ -219,7 +218,7 @@ def test_of_repeats_that_were_staged_before_one_lands(storage: Storage) -> None:
     upload(storage, b"f", b"")
     for round_ in range(12):
         pending = [begin(storage, b"f", b"%d\n" % round_, b"%d" % round_) for _ in range(6)]
-        results = at_once([lambda one=one: one.commit(anything) for one in pending])
+        results = at_once([partial(one.commit, anything) for one in pending])
         assert len(set(results)) == 1 and isinstance(results[0], Version)
         for one in pending:
             one.close()
@@ -418,16 +417,19 @@ def test_a_file_that_is_cut_short_by_others_has_not_taken_what_it_lost(
 
 @both_kinds
 def test_a_replacement_has_taken_nothing(storage: Storage, root: Path) -> None:
-    for replace in [
-        lambda: upload(storage, b"f", b"replaced "),
-        lambda: (upload(storage, b"g", b"replaced "), storage.move(b"g", b"f", anything)),
-        lambda: (remove(storage, b"f"), upload(storage, b"f", b"replaced ")),
-        lambda: ((root / "g").write_bytes(b"replaced "), os.rename(root / "g", root / "f")),
-        lambda: (storage.move(b"f", b"away", anything), upload(storage, b"f", b"replaced ")),
-    ]:
+    anew = partial(upload, storage, content=b"replaced ")
+    replacements: list[list[Callable[[], object]]] = [
+        [lambda: anew(b"f")],
+        [lambda: anew(b"g"), lambda: storage.move(b"g", b"f", anything)],
+        [lambda: remove(storage, b"f"), lambda: anew(b"f")],
+        [lambda: (root / "g").write_bytes(b"replaced "), lambda: os.rename(root / "g", root / "f")],
+        [lambda: storage.move(b"f", b"away", anything), lambda: anew(b"f")],
+    ]
+    for steps in replacements:
         upload(storage, b"f", b"")
         append(storage, b"f", b"x", b"key")
-        replace()
+        for step in steps:
+            step()
         assert not knows(storage, b"f", b"key")
         append(storage, b"f", b"y", b"key")
         assert read(storage, b"f") == b"replaced y"

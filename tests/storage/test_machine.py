@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -372,8 +373,10 @@ class StorageMachine(RuleBasedStateMachine):
 
     @rule(on=ON, name=NAMES, content=SMALL)
     def give_up_an_upload_and_an_append(self, on: int, name: bytes, content: bytes) -> None:
-        for begin in [self.storages[on].begin_upload, self.storages[on].begin_append]:
-            begun = outcome(lambda begin=begin: begin(name, anything))
+        begins: list[Callable[[bytes, Check], object]]
+        begins = [self.storages[on].begin_upload, self.storages[on].begin_append]
+        for begin in begins:
+            begun = outcome(partial(begin, name, anything))
             if not isinstance(begun, Exception):
                 begun.write([content])
                 begun.close()
@@ -464,8 +467,8 @@ def roots(root: Path) -> list[Path]:
 def test_two_storages_do_as_the_model_does(roots: list[Path]) -> None:
     (roots[0] / "spare").mkdir()
     spare = SpareLockFiles(roots[0] / "spare")
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        lambda: StorageMachine(roots, spare),
+    run_state_machine_as_test(
+        lambda: StorageMachine(roots, spare),  # type: ignore[arg-type]  # it may be a function
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=30,

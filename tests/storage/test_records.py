@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -378,11 +378,12 @@ def test_records_of_a_file_that_goes_are_forgotten(plain: Storage, root: Path) -
 def test_a_check_that_refuses_forgets_nothing(plain: Storage, root: Path) -> None:
     upload(plain, b"f", b"x\n")
     upload(plain, b"g", b"x\n")
-    for act in [
+    acts: list[Callable[[], object]] = [
         lambda: upload(plain, b"f", b"new", only("stale")),
         lambda: plain.remove(b"f", only("stale")),
         lambda: plain.move(b"g", b"f", only("stale")),
-    ]:
+    ]
+    for act in acts:
         with pytest.raises(Refused):
             act()
     assert kinds_of(root, "f") == ["facts"]
@@ -390,13 +391,17 @@ def test_a_check_that_refuses_forgets_nothing(plain: Storage, root: Path) -> Non
 
 def test_a_file_that_has_another_name_keeps_its_records(plain: Storage, root: Path) -> None:
     """Others may link files; with the undo record of such a one a torn part would be shown."""
-    for number, change in enumerate(
-        [
-            lambda name: upload(plain, name, b"new"),
-            lambda name: plain.remove(name, anything),
-            lambda name: (upload(plain, b"source", b"x"), plain.move(b"source", name, anything)),
-        ]
-    ):
+
+    def replace(name: bytes) -> None:
+        upload(plain, b"source", b"x")
+        plain.move(b"source", name, anything)
+
+    changes: list[Callable[[bytes], object]] = [
+        lambda name: upload(plain, name, b"new"),
+        lambda name: plain.remove(name, anything),
+        replace,
+    ]
+    for number, change in enumerate(changes):
         name, link = f"f{number}", f"link{number}"
         before = upload(plain, name.encode(), b"old")
         crash(plain, root / name, before, b"garbage")

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.storage.steps import (
     anything,
     append,
     at_once,
+    begin_append,
     content_of,
     leftovers,
     names,
@@ -94,8 +96,8 @@ def test_walks_give_their_descriptors_back(storage: Storage) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for name in [b"", b"a", b"a/b/f", b"a/link", b"a/link/f", b"a/b/f/x", b"a/no/f", b".httpnas"]:
         for act in OPERATIONS.values():
-            outcome(lambda act=act, name=name: act(storage, name))
-        outcome(lambda name=name: storage.remove(name, anything))
+            outcome(partial(act, storage, name))
+        outcome(partial(storage.remove, name, anything))
         upload(storage, b"a/b/f", b"")
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -195,8 +197,8 @@ def _open_to_change(storage: Storage, name: bytes) -> None:
 @pytest.mark.parametrize("kind", ["fifo", "socket", "null"])
 def test_special_files_are_nothing_and_never_hang(storage: Storage, root: Path, kind: str) -> None:
     _make_special(root, kind)
-    acts = [lambda act=act: act(storage, b"special") for act in OPERATIONS.values()]
-    acts += [
+    acts: list[Callable[[], Any]] = [
+        *(partial(act, storage, b"special") for act in OPERATIONS.values()),
         lambda: storage.open_cached(b"special") or storage.open(b"special"),
         lambda: storage.open(b"special/below"),
         lambda: append(storage, b"special/below", b""),
@@ -234,7 +236,7 @@ def test_a_device_that_comes_in_the_middle_of_an_append_is_not_written_to(
     storage: Storage, root: Path
 ) -> None:
     upload(storage, b"special", b"old")
-    pending = storage.begin_append(b"special", anything)
+    pending = begin_append(storage, b"special")
     pending.write([b"more"])
     (root / "special").unlink()
     os.mkfifo(root / "special")
@@ -248,7 +250,7 @@ def test_a_link_that_comes_in_the_middle_of_an_upload_or_append_is_not_followed(
 ) -> None:
     before = snapshot(outside)
     upload(storage, b"f", b"old")
-    pending = storage.begin_append(b"f", anything)
+    pending = begin_append(storage, b"f")
     pending.write([b"more"])
     (root / "f").unlink()
     (root / "f").symlink_to("../outside/secret")
@@ -404,7 +406,7 @@ def test_open_cached_gives_the_same_as_open_or_nothing(storage: Storage, root: P
     os.mkfifo(root / "fifo")
     (root / "link").symlink_to("d")
     for name in [b"d/f", b"d", b"", b"none", b"link", b"link/f", b"d/f/x"]:
-        by_open = outcome(lambda name=name: storage.open(name))
+        by_open = outcome(partial(storage.open, name))
         cached = storage.open_cached(name)
         if cached is None:
             assert isinstance(by_open, NoSuchFile) or not storage.root.kernel_walks

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from tests.storage.steps import (
     Refused,
     anything,
     at_once,
+    begin_append,
     leftovers,
     names,
     only,
@@ -217,7 +219,7 @@ def test_of_many_create_only_moves_to_one_name_exactly_one_wins(
         def move(number: int, round_: int = round_, target: bytes = target) -> None:
             storage.move(b"%d/f%d" % (round_, number), target, anything, create_only=True)
 
-        results = at_once([lambda n=n, move=move: move(n) for n in range(8)])
+        results = at_once([partial(move, n) for n in range(8)])
         winners = [n for n, result in enumerate(results) if result is None]
         assert len(winners) == 1
         assert all(type(r) is NameTaken for n, r in enumerate(results) if n not in winners)
@@ -230,7 +232,7 @@ def test_of_many_moves_of_one_name_exactly_one_wins(storage: Storage) -> None:
         upload(storage, b"%d/f" % round_, b"content")
         results = at_once(
             [
-                lambda n=n, r=round_: storage.move(b"%d/f" % r, b"%d/g%d" % (r, n), anything)
+                partial(storage.move, b"%d/f" % round_, b"%d/g%d" % (round_, n), anything)
                 for n in range(8)
             ]
         )
@@ -410,7 +412,7 @@ def test_of_many_who_remove_one_name_exactly_one_does(storage: Storage, root: Pa
         for name, removed in [(b"f%d" % round_, b"f%d"), (b"d%d/f" % round_, b"d%d")]:
             upload(storage, name, b"content")
             results = at_once(
-                [lambda r=removed % round_: storage.remove(r, anything) for _ in range(8)]
+                [partial(storage.remove, removed % round_, anything) for _ in range(8)]
             )
             assert len([r for r in results if not isinstance(r, Exception)]) == 1
             assert all(type(r) is NoSuchFile for r in results if isinstance(r, Exception))
@@ -757,7 +759,7 @@ def test_two_names_in_both_orders_never_wait_for_each_other(folder: int) -> None
                 inside.pop()
 
     orders = [(b"a", b"b"), (b"b", b"a"), (b"a", b"b", b"c"), (b"c", b"b", b"a")]
-    assert at_once([lambda order=order: take(*order) for order in orders]) == [None] * 4
+    assert at_once([partial(take, *order) for order in orders]) == [None] * 4
 
 
 def test_a_lock_is_that_of_the_place_whatever_its_folder_is_called(
@@ -784,7 +786,7 @@ def test_every_change_waits_for_the_lock_of_its_name(
     (root / "d").mkdir()
     with owned(os.open(root / "d", os.O_RDONLY)) as folder:
         other = b"d/" + with_another_lock(folder, (storage.root.fd, b"f"))
-    pending = storage.begin_append(b"f", anything)
+    pending = begin_append(storage, b"f")
     pending.write([b"x"])
     acts: dict[str, Callable[[], Any]] = {
         "upload": lambda: upload(storage, b"f", b"new"),

@@ -6,6 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.storage.steps import (
     Refused,
     anything,
     at_once,
+    begin_append,
     content_of,
     leftovers,
     names,
@@ -113,7 +115,7 @@ def test_parents_are_made(storage: Storage, root: Path) -> None:
 def test_parents_made_by_many_at_once_are_made_once(storage: Storage) -> None:
     for round_ in range(20):
         results = at_once(
-            [lambda n=n, r=round_: upload(storage, b"%d/a/b/%d" % (r, n), b"x") for n in range(8)]
+            [partial(upload, storage, b"%d/a/b/%d" % (round_, n), b"x") for n in range(8)]
         )
         assert all(isinstance(result, Version) for result in results), results
         assert len(names(storage, b"%d/a/b" % round_)) == 8
@@ -212,7 +214,7 @@ def test_of_many_who_change_one_version_exactly_one_wins(storage: Storage) -> No
         for number, one in enumerate(begun):
             one.write([b"%d" % number])
         check = only(before)
-        results = at_once([lambda one=one, c=check: one.publish(c) for one in begun])
+        results = at_once([partial(one.publish, check) for one in begun])
         winners = [n for n, result in enumerate(results) if isinstance(result, Version)]
         assert len(winners) == 1
         assert all(isinstance(r, Refused) for n, r in enumerate(results) if n not in winners)
@@ -238,10 +240,7 @@ def test_of_many_creators_of_one_name_exactly_one_wins(
     for round_ in range(10):
         name = b"d%d/f" % round_
         results = at_once(
-            [
-                lambda n=n, name=name: upload(storage, name, b"%d" % n, create_only=True)
-                for n in range(16)
-            ]
+            [partial(upload, storage, name, b"%d" % n, create_only=True) for n in range(16)]
         )
         winners = [n for n, result in enumerate(results) if isinstance(result, Version)]
         assert len(winners) == 1
@@ -310,7 +309,7 @@ def test_one_whole_version_of_many_wins(storage: Storage, root: Path) -> None:
     for _ in range(5):
         results = at_once(
             [
-                lambda c=content: upload(storage, b"f", [c[:70_000], c[70_000:]])
+                partial(upload, storage, b"f", [content[:70_000], content[70_000:]])
                 for content in contents
             ]
         )
@@ -447,7 +446,7 @@ def test_moves_and_removals_sync_the_folders_they_change(
 def test_durability_none_syncs_nothing(storage: Storage, events: list[tuple[str, str]]) -> None:
     upload(storage, b"a/f", b"content")
     storage.move(b"a/f", b"b/f", anything)
-    begun = storage.begin_append(b"b/f", anything)
+    begun = begin_append(storage, b"b/f")
     begun.write([b"more"])
     begun.commit(anything)
     begun.close()
@@ -489,7 +488,7 @@ def test_whatever_fails_the_name_has_the_old_or_the_new_content_and_nothing_is_l
             break
         met += 1
         for new_name, result, before in [(name, failed, None), (old, replaced, b"old")]:
-            present = outcome(lambda n=new_name: read(durable, n))
+            present = outcome(partial(read, durable, new_name))
             if isinstance(result, Version):
                 assert present == b"new content"
             elif isinstance(result, tuple):  # it failed behind the rename

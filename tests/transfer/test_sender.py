@@ -119,6 +119,7 @@ class Bench:
 
     def failure(self) -> BaseException:
         (failure,) = self.outcome
+        assert isinstance(failure, Failure) and failure.value is not None
         return failure.value
 
 
@@ -334,7 +335,8 @@ def test_a_file_that_was_cut_short_is_an_error(tmp_path: Path, read: str) -> Non
 def test_a_short_file_ends_a_transfer_with_an_error(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345")
-    consumer, disk, outcome = Consumer(), HandDisk(), []
+    consumer, disk = Consumer(), HandDisk()
+    outcome: list[Failure] = []
     with path.open("rb") as opened:
         source = FileRange(opened.fileno(), 0, 10)
         done = Sender(disk).beginFileTransfer(source, consumer)  # type: ignore[arg-type]
@@ -349,7 +351,8 @@ def test_a_short_file_ends_a_transfer_with_an_error(tmp_path: Path) -> None:
 def test_chained_sources_are_sent_one_after_the_other(
     scripts: list[list[bytes | None]],
 ) -> None:
-    disk, consumer, outcome = HandDisk(), Consumer(), []
+    disk, consumer = HandDisk(), Consumer()
+    outcome: list[object] = []
     # A None is a block that is not in memory, so something has to follow it there.
     played = [
         [b for block in s for b in ([None, b"*"] if block is None else [block])] for s in scripts
@@ -372,7 +375,8 @@ def test_a_chain_read_in_a_thread_goes_on_to_the_source_that_has_something() -> 
 
 def test_generated_blocks_are_made_in_threads_only() -> None:
     blocks = iter([b"a", b"b", b""])
-    disk, consumer, outcome = HandDisk(), Consumer(), []
+    disk, consumer = HandDisk(), Consumer()
+    outcome: list[object] = []
 
     def make() -> bytes:
         assert disk.running

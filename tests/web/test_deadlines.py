@@ -10,12 +10,14 @@ import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread
 
@@ -48,7 +50,7 @@ class Daemon(Nas):
                 with contextlib.suppress(OSError):
                     client.socket.sendall(sent)
             let_daemon_read()
-            blockingCallFromThread(reactor, self.clock.advance, 1)
+            blockingCallFromThread(IReactorFromThreads(reactor), self.clock.advance, 1)
         let_daemon_read()
 
     def pass_time_until(self, condition: Callable[[], Any], *trickles: tuple[Client, bytes]) -> int:
@@ -70,7 +72,9 @@ class Daemon(Nas):
         """Wait until so many requests are handled that wait for bytes of their bodies."""
 
         def waiting() -> list[object]:
-            running = list(blockingCallFromThread(reactor, lambda: list(self.site.running())))
+            running = blockingCallFromThread(
+                IReactorFromThreads(reactor), lambda: list(self.site.running())
+            )
             return [r for r in running if not r.body.is_unclaimed and not r.body.paused]
 
         wait_until(lambda: len(waiting()) == number, "all bodies to be asked for")
@@ -248,17 +252,16 @@ async def test_a_body_that_moves_is_not_ended_however_long_it_takes(
     nas = make(stall=10, headers=1, idle=1)
     pieces = 16
 
+    def has_come(size: int) -> bool:
+        return any(r.body.received == size for r in nas.site.running())
+
     def talk() -> None:
         with Client(nas.port) as client:
             client.send(post(pieces * PROGRESS))
             for piece in range(1, pieces + 1):
                 client.socket.sendall(bytes(PROGRESS))
                 if piece < pieces:
-                    wait_until(
-                        lambda come=piece * PROGRESS: any(
-                            r.body.received == come for r in nas.site.running()
-                        )
-                    )
+                    wait_until(partial(has_come, piece * PROGRESS))
                     nas.pass_time(8)
             assert client.answer()[0] == 200
 

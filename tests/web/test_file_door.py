@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.web.http_headers import Headers
 
 from httpnas.storage.store import Storage
 from tests.harness import Nas, wait_until
@@ -28,7 +29,7 @@ def tree(nas: Nas) -> dict[str, bytes | None]:
     }
 
 
-def one(headers: Any, name: str) -> str | None:
+def one(headers: Headers, name: str) -> str | None:
     """The value of a header that comes once, or None when it does not come."""
     values = headers.getRawHeaders(name, [None])
     assert len(values) == 1

@@ -242,6 +242,8 @@ async def test_what_is_uploaded_under_any_name_is_downloaded_under_that_name(nas
     )
 
     def check(client: Client) -> None:
+        count = 0
+
         @given(names, st.binary(max_size=100))
         @settings(max_examples=100, deadline=None)
         def upload_and_read(name: str, content: bytes) -> None:
@@ -256,7 +258,6 @@ async def test_what_is_uploaded_under_any_name_is_downloaded_under_that_name(nas
             leaf = name.rpartition("/")[2]
             assert saved_as(headers["content-disposition"]).endswith("_" + leaf)
 
-        count = 0
         upload_and_read()
 
     with Client(nas.port) as client:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from twisted.logger import globalLogPublisher
 
 from tests.files.jobs import FakeJob
-from tests.harness import Nas
+from tests.harness import Nas, logged
 
 
 @pytest_twisted.ensureDeferred
@@ -52,22 +51,13 @@ async def test_the_last_close_of_a_replaced_file_is_left_to_a_pool_thread(
 async def test_a_body_that_is_not_http_in_the_middle_of_a_listing_is_refused_quietly(
     nas: Nas,
 ) -> None:
-    failures: list[object] = []
-
-    def watch(event: dict[str, object]) -> None:
-        if "log_failure" in event:
-            failures.append(event["log_failure"])
-
-    globalLogPublisher.addObserver(watch)
-    try:
+    with logged() as events:
         answer = await nas.talk(
             b"GET /file/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"
         )
-    finally:
-        globalLogPublisher.removeObserver(watch)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"X-Request-ID: " in answer
-    assert failures == []
+    assert [event["log_failure"] for event in events if "log_failure" in event] == []
 
 
 @pytest_twisted.ensureDeferred

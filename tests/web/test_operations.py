@@ -17,7 +17,7 @@ import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import formatEvent
 
 from httpnas.storage.errors import NotPermitted, StorageAway, StorageBroken, StorageFull
 from httpnas.storage.locks import NameLocks
@@ -25,7 +25,7 @@ from httpnas.storage.store import Storage
 from httpnas.storage.volume import Space
 from httpnas.transfer import disk as disk_module
 from httpnas.web.server.deadlines import Limits
-from tests.harness import Nas, connect, receive_all, wait_until
+from tests.harness import Nas, connect, logged, receive_all, wait_until
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana-dashboard.json"
 
@@ -194,9 +194,9 @@ async def test_of_two_who_ask_the_same_the_one_who_still_waits_is_told(
     monkeypatch.setattr(disk_module, "PROBE_TIMEOUT", 20)
     waiting = Deferred.fromCoroutine(nas.engine.watchdog.probe.ask())
     hung.let_go()
-    assert await waiting is None
+    await waiting
     assert hung.calls == 1
-    assert await nas.engine.watchdog.probe.ask() is None
+    await nas.engine.watchdog.probe.ask()
 
 
 @pytest_twisted.ensureDeferred
@@ -236,13 +236,10 @@ async def test_a_failure_of_the_storage_is_in_the_log(
     def fail(*_: object) -> None:
         raise OSError(116, "Stale file handle")
 
-    lines: list[str] = []
-    observer = lambda event: lines.append(formatEvent(event))  # noqa: E731
-    globalLogPublisher.addObserver(observer)
     monkeypatch.setattr("httpnas.storage.upload.stamp", fail)
-    assert (await nas.fetch("POST", "/file/f", data=b"x"))[0] == 503
-    globalLogPublisher.removeObserver(observer)
-    assert "the storage failed: Stale file handle" in lines
+    with logged() as events:
+        assert (await nas.fetch("POST", "/file/f", data=b"x"))[0] == 503
+    assert "the storage failed: Stale file handle" in map(formatEvent, events)
 
 
 # Metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -15,7 +16,8 @@ FRIEND = "https://friend.example"
 
 @pytest_twisted.async_yield_fixture
 async def nas(tmp_path: Path) -> AsyncIterator[Nas]:
-    daemon = Nas(tmp_path / "root", **{"cors-origins": [FRIEND.encode(), b"http://x.example:81"]})
+    options: dict[str, Any] = {"cors-origins": [FRIEND.encode(), b"http://x.example:81"]}
+    daemon = Nas(tmp_path / "root", **options)
     yield daemon
     await daemon.stop()
 

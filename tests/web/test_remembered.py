@@ -18,6 +18,7 @@ import pytest
 import pytest_twisted
 
 from httpnas.storage.append import IN_MEMORY
+from httpnas.storage.store import StoredFile
 from tests.harness import Nas, receive_answer, twistd, wait_until
 from tests.storage.steps import KINDS, choose
 
@@ -125,7 +126,7 @@ def _replace(path: Path) -> None:
     os.rename(path.with_suffix(".new"), path)
 
 
-CHANGES: list[tuple[Callable[[Path], None], int]] = [
+CHANGES: list[tuple[Callable[[Path], object], int]] = [
     (_append, 3),
     (_replace, 3),
     (os.utime, 2),
@@ -137,7 +138,7 @@ CHANGES: list[tuple[Callable[[Path], None], int]] = [
 @pytest.mark.parametrize("change, wanted", CHANGES)
 @pytest_twisted.ensureDeferred
 async def test_a_file_that_others_have_changed_is_counted_once_more(
-    nas: Nas, reads: list[str], change: Callable[[Path], None], wanted: int
+    nas: Nas, reads: list[str], change: Callable[[Path], object], wanted: int
 ) -> None:
     await nas.fetch("POST", "/file/f", data=b"a\nb\n")
     assert await lines(nas, "f") == 2
@@ -185,6 +186,7 @@ async def test_a_file_that_nothing_can_be_remembered_of_is_counted(
 async def test_a_damaged_record_is_not_answered(nas: Nas, record: bytes) -> None:
     await nas.fetch("POST", "/file/f", data=b"a\n")
     file = nas.storage.open(b"f")
+    assert isinstance(file, StoredFile)
     tag = file.version.tag.encode()
     nas.storage.records.write(file.fd, "facts", record.replace(b"%s", tag))
     file.close()

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import pytest
 import pytest_twisted
 
+from httpnas.storage.append import Append
+from httpnas.storage.version import Check, Version
 from httpnas.web.server.request import Ending, StreamingRequest
 from tests.harness import Client, Nas, wait_until
 
@@ -173,15 +175,17 @@ async def test_pipelined_mutations_are_done_one_at_a_time(
     running, most = 0, 0
     begin = nas.storage.begin_append
 
-    def counted(*args: object) -> object:
+    def counted(
+        name: bytes, check: Check, length: int | None, expected: int | None, key: bytes | None
+    ) -> Append | Version:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        return begin(*args)
+        return begin(name, check, length, expected, key)
 
     real = nas.site.log
 
-    def done(request: object) -> None:
+    def done(request: StreamingRequest) -> None:
         nonlocal running
         running -= 1
         real(request)

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent
 
 from httpnas.web.server.handlers import Handlers
+from tests import harness
 
 
 @pytest.fixture
 def logged() -> Iterator[list[LogEvent]]:
-    events: list[LogEvent] = []
-    globalLogPublisher.addObserver(events.append)
-    yield events
-    globalLogPublisher.removeObserver(events.append)
+    with harness.logged() as events:
+        yield events
 
 
 @pytest.mark.parametrize(
