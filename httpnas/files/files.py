@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace as replace_fields
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
@@ -28,10 +29,12 @@ from httpnas.storage.append import Append
 from httpnas.storage.errors import IsFolder, NameTaken
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
+from httpnas.storage.locks import Claim
 from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Find, Version
 from httpnas.transfer import scan
+from httpnas.transfer.claims import Claims
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.sender import Chained, Generated, Sender, Source, Text
 from httpnas.transfer.sink import Sink
@@ -43,7 +46,6 @@ PAGE = 2000
 _NO_CONDITIONS = Conditions()
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -67,6 +69,7 @@ class Files:
         self._disk = disk
         self._watchdog = watchdog
         self._turns = turns
+        self._claims = Claims(disk)
         self._trace = trace
         self._admit = admit
         self._tell = tell
@@ -227,13 +230,13 @@ class Files:
         with self._trace.transfer(job, Verb.UPLOAD, name, lambda: body.received):
             upload = await self._disk.run(self._storage.begin_upload, name, check, body.length)
 
-            def publish() -> Version:
+            def publish(claim: Claim) -> Version:
                 try:
-                    return upload.publish(check, conditions.create_only, digesting.expected)
+                    return upload.publish(check, conditions.create_only, digesting.expected, claim)
                 except NameTaken as error:
                     raise AlreadyThere("A file or folder with this name exists already.") from error
 
-            version = await self._store(name, body, digesting, upload, publish)
+            version = await self._store(job, name, body, digesting, upload, publish)
         self._tell(job, Commit(Verb.UPLOAD, name, version))
         return version
 
@@ -266,9 +269,11 @@ class Files:
                 self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
                 return begun
             append = begun
-            version = await self._store(
-                name, body, DigestCheck(digests), append, lambda: append.commit(check, expected)
-            )
+
+            def commit(claim: Claim) -> Version:
+                return append.commit(check, expected, claim)
+
+            version = await self._store(job, name, body, DigestCheck(digests), append, commit)
         self._tell(job, Commit(Verb.APPEND, name, version))
         return version
 
@@ -299,15 +304,17 @@ class Files:
                 self._admit(job, Intent(Verb.MOVE, target, lambda: self._effect_on(target)))
                 check(find)
 
-            def rename() -> None:
+            storage = self._storage
+
+            def rename(claim: Claim) -> None:
                 try:
-                    self._storage.move(name, target, check_both, create_only)
+                    storage.move(name, target, check_both, create_only, claim)
                 except NameTaken as error:
                     if create_only:
                         raise AlreadyThere("The new name exists already.") from error
                     raise
 
-            await self._in_turn(name, rename)
+            await self._in_turn(job, name, storage.claim(), rename)
         self._tell(job, Commit(Verb.MOVE, name, to=target))
 
     def _effect_on(self, name: bytes) -> Effect:
@@ -324,7 +331,8 @@ class Files:
         check = self._check(job, Verb.DELETE, name, conditions)
         with self._trace.transfer(job, Verb.DELETE, name):
             storage = self._storage
-            aside = await self._in_turn(name, storage.remove, name, check)
+            remove = partial(storage.remove, name, check)
+            aside = await self._in_turn(job, name, storage.claim(), remove)
         if aside is not None:
             self._disk.chore(storage.reclaim(aside))
         self._tell(job, Commit(Verb.DELETE, name))
@@ -339,8 +347,7 @@ class Files:
         """
 
         def check(find: Find) -> None:
-            if job.given_up:
-                raise NoLongerWanted("The storage did not answer in time.")
+            _refuse_given_up(job)
 
             def effect() -> Effect:
                 if verb in (Verb.MOVE, Verb.DELETE):
@@ -355,37 +362,53 @@ class Files:
 
     async def _store(
         self,
+        job: Job,
         name: bytes,
         body: Incoming,
         digesting: DigestCheck,
         target: Upload | Append,
-        commit: Callable[[], T],
+        commit: Callable[[Claim], T],
     ) -> T:
         """Stream *body* into *target*, then *commit* it; *target* is closed in the end."""
+        ending = ExitStack()  # closes it once, whoever asks for it
+        ending.callback(target.close)
+        rest: list[bytes] = []
 
         def write(chunks: Sequence[bytes]) -> None:
             digesting.update(chunks)
             target.write(chunks)
 
-        def finish(rest: Sequence[bytes]) -> T:
-            with closing(target):
+        def finish(claim: Claim) -> T:
+            if rest:
                 write(rest)
-                digesting.verify()
-                return commit()
+                rest.clear()
+            digesting.verify()
+            result = commit(claim)
+            ending.close()
+            return result
 
         sink = Sink(self._disk, write)
         try:
-            await body.deliver_to(sink)
-            rest = await sink.finish()
+            try:
+                await body.deliver_to(sink)
+                rest += await sink.finish()
+            except BaseException:
+                await sink.abandon()
+                raise
+            return await self._in_turn(job, name, target.claim(), finish)
         except BaseException:
-            await sink.abandon()
-            await self._disk.run(target.close)
+            await self._disk.run(ending.close)
             raise
-        return await self._in_turn(name, finish, rest)
 
-    async def _in_turn(
-        self, name: bytes, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run *call*, which changes *name*, in a pool thread when it is its turn."""
+    async def _in_turn(self, job: Job, name: bytes, claim: Claim, call: Callable[[Claim], T]) -> T:
+        """Run *call*, which changes *name*, in a pool thread when it is its turn.
+
+        :param claim: takes the locks that it needs; nobody waits for one in a thread.
+        """
         async with self._turns.take(name):
-            return await self._disk.run(call, *args, **kwargs)
+            return await self._claims.run(claim, call, lambda: _refuse_given_up(job))
+
+
+def _refuse_given_up(job: Job) -> None:
+    if job.given_up:
+        raise NoLongerWanted("The storage did not answer in time.")

@@ -15,6 +15,7 @@ from httpnas.storage import facts, idempotency, version
 from httpnas.storage.content import copy, stamp, write_all
 from httpnas.storage.errors import StorageError, translated
 from httpnas.storage.facts import Facts, newlines
+from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.root import WRITE
 from httpnas.storage.version import Check, Version
@@ -50,6 +51,10 @@ class Append:
         self._lines = 0
         self._temporary: tuple[int, bytes] | None = None
 
+    def claim(self) -> Claim:
+        """Return a claim for its last step, which holds nothing yet; the caller closes it."""
+        return self._namespace.claim()
+
     def write(self, chunks: Sequence[bytes]) -> None:
         """Stage *chunks* behind what was staged before.
 
@@ -65,7 +70,9 @@ class Append:
                 write_all(self._temporary[0], self._staged)
             self._staged = []
 
-    def commit(self, check: Check, expected: int | None = None) -> Version:
+    def commit(
+        self, check: Check, expected: int | None = None, claim: Claim | None = None
+    ) -> Version:
         """Put what was staged behind the end of the file, and return the file's new version.
 
         If the file has taken an append with the same key before, nothing is appended and the
@@ -74,13 +81,23 @@ class Append:
         :param check: decides under the name's lock whether the present version may be changed. It
             is asked again when all is written, just before that becomes true.
         :param expected: the length in bytes that the file must have.
+        :param claim: takes the locks; without one, they are waited for in this thread.
         :raises WrongOffset: when it has another one.
         :raises NoSuchFile: when the file is not there any more.
         :raises StorageError: when nothing was appended.
+        :raises Locked: when it is to be called again, with the same claim.
         """
+        with translated():
+            return self._namespace.patiently(
+                lambda claim: self._commit(check, expected, claim), claim
+            )
+
+    def _commit(self, check: Check, expected: int | None, claim: Claim) -> Version:
         namespace = self._namespace
-        timed = namespace.timed("append_commit")
-        with timed, translated(), namespace.held_file(self._name, WRITE) as fd:
+        with (
+            namespace.held_file(self._name, WRITE, claim) as fd,
+            namespace.timed("append_commit"),
+        ):
             present = self._recover(fd)
             if self._key is not None:
                 done = idempotency.outcome(fd, self._key, present, namespace.records)

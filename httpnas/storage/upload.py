@@ -10,6 +10,7 @@ from httpnas.storage.content import stamp, write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
 from httpnas.storage.facts import Facts, newlines
+from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.rename import name_new
 from httpnas.storage.version import Check, Version
@@ -29,7 +30,12 @@ class Upload:
         self._name = name
         self._fd, self._temporary = namespace.workspace.create()
         self._lines = 0
+        self._written: Version | None = None
         self._published = False
+
+    def claim(self) -> Claim:
+        """Return a claim for its last step, which holds nothing yet; the caller closes it."""
+        return self._namespace.claim()
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Write *chunks* behind what was written before.
@@ -45,6 +51,7 @@ class Upload:
         check: Check,
         create_only: bool = False,
         digests: Mapping[str, bytes] | None = None,
+        claim: Claim | None = None,
     ) -> Version:
         """Make what was written the content of the name, and return its version.
 
@@ -53,37 +60,44 @@ class Upload:
         :param check: decides under the name's lock whether the present version may be replaced.
         :param create_only: never replace anything.
         :param digests: by algorithm, what is known already of what was written.
+        :param claim: takes the locks; without one, they are waited for in this thread.
         :raises NameTaken: when something has the name and *create_only* is set.
         :raises StorageError: when it is not published, or not known to be durable.
+        :raises Locked: when it is to be called again, with the same claim.
         """
-        namespace = self._namespace
         with translated():
-            stamp(self._fd)
-            written = version.of_stat(os.fstat(self._fd))
-            known = Facts(self._lines, digests or {})
-            # A file that others have removed may have left records to this inode.
-            namespace.records.forget(written.inode)
-            facts.remember(self._fd, written, known, namespace.records)
-            namespace.sync(self._fd)
-            while not self._published:
-                self._try_to_publish(check, create_only)
-            return written
+            if self._written is None:
+                self._written = self._sealed(digests or {})
+            self._namespace.patiently(lambda claim: self._enter(check, create_only, claim), claim)
+            return self._written
 
-    def _try_to_publish(self, check: Check, create_only: bool) -> None:
-        """Put the file under its name, unless its folder is removed in this moment."""
+    def _sealed(self, digests: Mapping[str, bytes]) -> Version:
+        """Bring what was written to stable storage, with what is known of it."""
+        records = self._namespace.records
+        stamp(self._fd)
+        written = version.of_stat(os.fstat(self._fd))
+        # A file that others have removed may have left records to this inode.
+        records.forget(written.inode)
+        facts.remember(self._fd, written, Facts(self._lines, digests), records)
+        self._namespace.sync(self._fd)
+        return written
+
+    def _enter(self, check: Check, create_only: bool, claim: Claim) -> None:
+        """Put the file under its name, in a folder that others may remove in any moment."""
         namespace = self._namespace
-        with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
-            try:
-                self._enter(folder, check, create_only)
-                namespace.sync(folder)
-            except FileNotFoundError:
-                namespace.workspace.verify_temporary(self._temporary)
+        while not self._published:
+            with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
+                try:
+                    self._replace(folder, check, create_only, claim)
+                    namespace.sync(folder)
+                except FileNotFoundError:
+                    namespace.workspace.verify_temporary(self._temporary)
 
-    def _enter(self, folder: int, check: Check, create_only: bool) -> None:
+    def _replace(self, folder: int, check: Check, create_only: bool, claim: Claim) -> None:
         leaf = os.path.basename(self._name)
         namespace = self._namespace
         work = namespace.workspace.fd
-        with namespace.hold((folder, leaf)):
+        with namespace.hold(claim, (folder, self._name)):
             check(lambda: namespace.current(folder, leaf))
             doomed = namespace.sole_inode(folder, leaf)
             if create_only:
