@@ -168,7 +168,10 @@ class Claim:
 
     def _advance_file(self) -> bool:
         if self._file is not None and not self._has_file:
-            self._has_file = _is_locked(self._file)
+            if os.fstat(self._file).st_nlink:
+                self._has_file = _is_locked(self._file)
+            else:
+                self._release_file()  # it has been replaced or removed: another one counts
         return self._file is None or self._has_file
 
     def _advance_names(self) -> bool:

@@ -97,8 +97,8 @@ def _rename(
             namespace.records.forget(doomed)
     elif status.st_nlink > 1:
         # Both names are links to one file, and rename(2) leaves both. They may also be a single
-        # link: by two names of its folder (which is being moved in this moment), or on a file
-        # system that takes upper and lower case for the same.
+        # link: by two names of its folder (which another program moves in this moment), or on a
+        # file system that takes upper and lower case for the same.
         one_folder = os.path.samestat(os.fstat(source), os.fstat(destination))
         if name != new_name or not one_folder:
             os.unlink(name, dir_fd=source)

@@ -13,7 +13,7 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 
 from httpnas.storage.append import IN_MEMORY
 from tests.harness import Client, Nas
-from tests.storage.test_records import KINDS, choose
+from tests.storage.steps import KINDS, choose
 
 HOST = b"Host: nas\r\n"
 

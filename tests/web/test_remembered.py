@@ -20,7 +20,7 @@ import pytest_twisted
 
 from httpnas.storage.append import IN_MEMORY
 from tests.harness import Nas, receive_answer, twistd, wait_until
-from tests.storage.test_records import KINDS, choose
+from tests.storage.steps import KINDS, choose
 
 
 @pytest.fixture(params=KINDS)
