@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace as replace_fields
+from functools import partial
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
@@ -30,10 +31,12 @@ from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import IsFolder, NameTaken
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
+from httpnas.storage.locks import Claim
 from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Find, Version
 from httpnas.transfer import scan
+from httpnas.transfer.claims import Claims
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.sender import Chained, Generated, Sender, Source, Text
 from httpnas.transfer.sink import Sink
@@ -45,7 +48,6 @@ PAGE = 2000
 _NO_CONDITIONS = Conditions()
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -69,6 +71,7 @@ class Files:
         self._disk = disk
         self._watchdog = watchdog
         self._turns = turns
+        self._claims = Claims(disk)
         self._groups = Groups()
         self._trace = trace
         self._admit = admit
@@ -230,13 +233,13 @@ class Files:
         with self._trace.transfer(job, Verb.UPLOAD, name, lambda: body.received):
             upload = await self._disk.run(self._storage.begin_upload, name, check, body.length)
 
-            def publish() -> Version:
+            def publish(claim: Claim) -> Version:
                 try:
-                    return upload.publish(check, conditions.create_only, digesting.expected)
+                    return upload.publish(check, conditions.create_only, digesting.expected, claim)
                 except NameTaken as error:
                     raise AlreadyThere("A file or folder with this name exists already.") from error
 
-            version = await self._store(name, body, digesting, upload, publish)
+            version = await self._store(job, name, body, digesting, upload, publish)
         self._tell(job, Commit(Verb.UPLOAD, name, version))
         return version
 
@@ -301,15 +304,17 @@ class Files:
                 self._admit(job, Intent(Verb.MOVE, target, lambda: self._effect_on(target)))
                 check(find)
 
-            def rename() -> None:
+            storage = self._storage
+
+            def rename(claim: Claim) -> None:
                 try:
-                    self._storage.move(name, target, check_both, create_only)
+                    storage.move(name, target, check_both, create_only, claim)
                 except NameTaken as error:
                     if create_only:
                         raise AlreadyThere("The new name exists already.") from error
                     raise
 
-            await self._in_turn(name, rename)
+            await self._in_turn(job, name, storage.claim(), rename)
         self._tell(job, Commit(Verb.MOVE, name, to=target))
 
     def _effect_on(self, name: bytes) -> Effect:
@@ -326,7 +331,8 @@ class Files:
         check = self._check(job, Verb.DELETE, name, conditions)
         with self._trace.transfer(job, Verb.DELETE, name):
             storage = self._storage
-            aside = await self._in_turn(name, storage.remove, name, check)
+            remove = partial(storage.remove, name, check)
+            aside = await self._in_turn(job, name, storage.claim(), remove)
         if aside is not None:
             self._disk.chore(storage.reclaim(aside))
         self._tell(job, Commit(Verb.DELETE, name))
@@ -341,8 +347,7 @@ class Files:
         """
 
         def check(find: Find) -> None:
-            if job.given_up:
-                raise NoLongerWanted("The storage did not answer in time.")
+            _refuse_given_up(job)
 
             def effect() -> Effect:
                 if verb in (Verb.MOVE, Verb.DELETE):
@@ -357,23 +362,34 @@ class Files:
 
     async def _store(
         self,
+        job: Job,
         name: bytes,
         body: Incoming,
         digesting: DigestCheck,
         upload: Upload,
-        publish: Callable[[], T],
+        publish: Callable[[Claim], T],
     ) -> T:
         """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
+        ending = ExitStack()  # closes it once, whoever asks for it
+        ending.callback(upload.close)
+        rest: list[bytes] = []
 
-        def finish(rest: Sequence[bytes]) -> T:
-            with closing(upload):
+        def finish(claim: Claim) -> T:
+            if rest:
                 digesting.update(rest)
                 upload.write(rest)
-                digesting.verify()
-                return publish()
+                rest.clear()
+            digesting.verify()
+            result = publish(claim)
+            ending.close()
+            return result
 
-        rest = await self._stream(body, digesting, upload)
-        return await self._in_turn(name, finish, rest)
+        try:
+            rest += await self._stream(body, digesting, upload)
+            return await self._in_turn(job, name, upload.claim(), finish)
+        except BaseException:
+            await self._disk.run(ending.close)
+            raise
 
     async def _append(
         self, name: bytes, body: Incoming, digesting: DigestCheck, append: Append
@@ -386,35 +402,35 @@ class Files:
             digesting.verify()
             append.sync()
 
-        rest = await self._stream(body, digesting, append)
         try:
-            return await self._commit_together(name, append, rest, prepare)
+            rest = await self._stream(body, digesting, append)
+            waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
+            if waiting.length > IN_MEMORY:
+                await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
+            await self._commit_together(name, waiting)
         finally:
             if append.staged is not None:
                 await self._disk.run(append.close)
+        return waiting.result
 
-    async def _commit_together(
-        self, name: bytes, append: Append, rest: Sequence[bytes], prepare: Callable[[], None]
-    ) -> Version:
-        """Commit *append*, of which *rest* is not staged yet; who has the turn commits all."""
-        length = append.length + sum(map(len, rest))
-        if length > IN_MEMORY:
-            await self._disk.run(prepare)  # no other append has to wait for its sync
-            prepare = _nothing
-        waiting = Waiting(append, length, prepare)
+    async def _commit_together(self, name: bytes, waiting: Waiting) -> None:
+        """Wait until *waiting* has its outcome; who has the turn commits all who wait."""
         self._groups.add(name, waiting)
         async with self._turns.take(name):
-            if waiting.outcome is None:
-                await self._disk.run(groups.commit, self._storage, name, self._groups.take(name))
-        return waiting.result
+            if waiting.outcome is not None:
+                return
+            storage, group = self._storage, self._groups.take(name)
+            commit = partial(groups.commit, storage, name, group)
+            try:
+                await self._claims.run(storage.claim(), commit, lambda: None)
+            except Exception as error:
+                for each in group:
+                    each.outcome = each.outcome or error
 
     async def _stream(
         self, body: Incoming, digesting: DigestCheck, target: Upload | Append
     ) -> Sequence[bytes]:
-        """Stream *body* into *target*, and return what is left to be written to it.
-
-        When that fails, *target* is closed.
-        """
+        """Stream *body* into *target*, and return what is left to be written to it."""
 
         def write(chunks: Sequence[bytes]) -> None:
             digesting.update(chunks)
@@ -426,16 +442,17 @@ class Files:
             return await sink.finish()
         except BaseException:
             await sink.abandon()
-            await self._disk.run(target.close)
             raise
 
-    async def _in_turn(
-        self, name: bytes, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run *call*, which changes *name*, in a pool thread when it is its turn."""
+    async def _in_turn(self, job: Job, name: bytes, claim: Claim, call: Callable[[Claim], T]) -> T:
+        """Run *call*, which changes *name*, in a pool thread when it is its turn.
+
+        :param claim: takes the locks that it needs; nobody waits for one in a thread.
+        """
         async with self._turns.take(name):
-            return await self._disk.run(call, *args, **kwargs)
+            return await self._claims.run(claim, call, lambda: _refuse_given_up(job))
 
 
-def _nothing() -> None:
-    """Prepare what is prepared."""
+def _refuse_given_up(job: Job) -> None:
+    if job.given_up:
+        raise NoLongerWanted("The storage did not answer in time.")

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.locks import Claim
 from httpnas.storage.record import KEYS
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
@@ -14,15 +15,21 @@ from httpnas.storage.version import Version
 class Waiting:
     """An append that is to be committed, alone or together with others.
 
-    :param prepare: stages the rest of its body, in a pool thread. What it raises is the outcome.
+    :param prepare: stages the rest of its body, in a pool thread, once.
     :ivar outcome: the version that it has made, or why it was refused; None while it waits.
     """
 
     def __init__(self, append: Append, length: int, prepare: Callable[[], None]) -> None:
         self.append = append
         self.length = length
-        self.prepare = prepare
+        self._prepare: Callable[[], None] | None = prepare
         self.outcome: Version | Exception | None = None
+
+    def prepare(self) -> None:
+        """Stage the rest of its body, if that was not done before."""
+        if self._prepare is not None:
+            prepare, self._prepare = self._prepare, None
+            prepare()
 
     @property
     def result(self) -> Version:
@@ -59,19 +66,18 @@ class Groups:
         return group
 
 
-def commit(storage: Storage, name: bytes, group: Sequence[Waiting]) -> None:
-    """Give each of *group* its outcome; in a pool thread."""
-    ready = []
+def commit(storage: Storage, name: bytes, group: Sequence[Waiting], claim: Claim) -> None:
+    """Give each of *group* its outcome; in a pool thread.
+
+    :raises Locked: when it is to be called again, with the same claim.
+    :raises StorageError: when none of them could be committed.
+    """
     for waiting in group:
         try:
             waiting.prepare()
         except Exception as error:
             waiting.outcome = error
-        else:
-            ready.append(waiting)
-    try:
-        outcomes = storage.commit(name, [waiting.append for waiting in ready])
-    except Exception as error:
-        outcomes = [error] * len(ready)
+    ready = [waiting for waiting in group if waiting.outcome is None]
+    outcomes = storage.commit(name, [waiting.append for waiting in ready], claim)
     for waiting, outcome in zip(ready, outcomes, strict=True):
         waiting.outcome = outcome

@@ -22,6 +22,7 @@ from httpnas.storage.commits import Ledger, Verdict, boundaries, next_stamp
 from httpnas.storage.content import copy, write_all
 from httpnas.storage.errors import StorageError, translate, translated
 from httpnas.storage.facts import newlines
+from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS, Key, Pending, Record
 from httpnas.storage.root import WRITE
@@ -76,6 +77,10 @@ class Append:
         self.checksum = 0
         self.staged: tuple[int, bytes] | None = None
         self.repeats = False
+
+    def claim(self) -> Claim:
+        """Return a claim for its last step, which holds nothing yet; the caller closes it."""
+        return self._namespace.claim()
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Stage *chunks* behind what was staged before.
@@ -136,7 +141,7 @@ def outcome(record: Record | None, wanted: bytes, size: int) -> Version | None:
 
 
 def commit(
-    namespace: Namespace, name: bytes, appends: Sequence[Append]
+    namespace: Namespace, name: bytes, appends: Sequence[Append], claim: Claim | None = None
 ) -> list[Version | Exception]:
     """Put *appends* behind the end of the file *name*, in their order.
 
@@ -145,14 +150,26 @@ def commit(
 
     :param appends: several only if none is staged in a file, and no more than :data:`IN_MEMORY`
         bytes in all.
+    :param claim: takes the locks; without one, they are waited for in this thread.
     :raises NoSuchFile: when the file is not there any more.
     :raises StorageError: when nothing was appended.
+    :raises Locked: when it is to be called again, with the same claim.
     """
-    with namespace.timed("append_commit"), translated(), namespace.held_file(name, WRITE) as fd:
-        ledger = recover(namespace, fd)
-        group = _Group(namespace, ledger, appends)
-        group.commit()
-        return group.outcomes
+    # On a network the lock of the file itself is a round trip, and the name's lock suffices; but
+    # readers cannot judge what is staged elsewhere, and have to know that it is being copied.
+    alone = namespace.volume.is_local or any(append.staged for append in appends)
+
+    def commit_all(claim: Claim) -> list[Version | Exception]:
+        with (
+            namespace.held_file(name, WRITE, claim, alone) as fd,
+            namespace.timed("append_commit"),
+        ):
+            group = _Group(namespace, recover(namespace, fd), appends)
+            group.commit()
+            return group.outcomes
+
+    with translated():
+        return namespace.patiently(commit_all, claim)
 
 
 def recover(namespace: Namespace, fd: int) -> Ledger:

@@ -6,18 +6,18 @@ adds the operations themselves.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Literal
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Literal, TypeVar
 
 from httpnas.storage import commits, version
 from httpnas.storage.commits import Known
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
-from httpnas.storage.locks import NameLocks
+from httpnas.storage.locks import Claim, Locked, NameLocks, all_buckets, buckets, patiently
 from httpnas.storage.record import Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.root import READ, Root, split
@@ -30,6 +30,8 @@ from httpnas.storage.workspace import Workspace
 Step = Literal["fsync", "lock_wait", "append_commit"]
 #: Is called with a step that has ended and the seconds that it took.
 Observe = Callable[[Step, float], None]
+
+T = TypeVar("T")
 
 
 class Namespace:
@@ -90,13 +92,57 @@ class Namespace:
         finally:
             self._observe(step, time.monotonic() - began)
 
+    def claim(self) -> Claim:
+        """Return a claim for one change, which holds nothing yet; the caller closes it."""
+        return self.locks.claim(partial(self._observe, "lock_wait"))
+
+    def patiently(self, call: Callable[[Claim], T], claim: Claim | None) -> T:
+        """Run *call* with *claim*; without one, wait in this thread until it has its locks.
+
+        :raises Locked: when it has to be begun again.
+        """
+        if claim is not None:
+            return call(claim)
+        with closing(self.claim()) as own:
+            return patiently(own, call)
+
     @contextmanager
-    def hold(self, *names: tuple[int, bytes]) -> Iterator[None]:
-        """Hold the locks of *names* for as long as the block, as :meth:`NameLocks.hold`."""
-        with ExitStack() as held:
-            with self.timed("lock_wait"):
-                held.enter_context(self.locks.hold(*names))
+    def hold(self, claim: Claim, *places: tuple[int, bytes], below: bool = False) -> Iterator[None]:
+        """Hold the locks of *places* for as long as the block, and give them back then.
+
+        Each place is still where it was: a folder that was opened before the lock was there may
+        have been moved or removed meanwhile, and what is changed in it would appear elsewhere.
+
+        :param places: each the descriptor of a folder and the name of what is to be changed in it.
+        :param below: keep everybody out of all other names too, because what is to be changed is
+            a folder, and there may be changes at work below it.
+        :raises Locked: when others hold a lock, or a name leads elsewhere by now. The call is to
+            be begun again with the claim, which keeps what is still of use.
+        :raises Contended: when that has been so for too long.
+        """
+        claim.take(
+            all_buckets() if below else buckets(*((fd, split(name)[1]) for fd, name in places))
+        )
+        try:
+            if not all(self._leads_to(name, fd) for fd, name in places):
+                claim.begin_again()
+            claim.note_success()
             yield
+        except Locked:
+            raise
+        except BaseException:
+            claim.release()
+            raise
+        claim.release()
+
+    def _leads_to(self, name: bytes, folder: int) -> bool:
+        """Tell whether the open *folder* is still the one that holds *name*."""
+        try:
+            found = self.root.open_parent(name)
+        except (NoSuchFile, NotAFolder):
+            return False
+        with owned(found):
+            return os.path.samestat(os.fstat(found), os.fstat(folder))
 
     def open_holder(self, name: bytes) -> int:
         """Open the folder that holds *name*, to change what is in it; the caller closes it.
@@ -110,21 +156,30 @@ class Namespace:
             raise NoSuchFile("no such file or folder") from error
 
     @contextmanager
-    def held_file(self, name: bytes, flags: int) -> Iterator[int]:
+    def held_file(
+        self, name: bytes, flags: int, claim: Claim, alone: bool = False
+    ) -> Iterator[int]:
         """Open the file *name* under its lock, for as long as the block.
 
+        If it is opened to be written to, nobody else does that meanwhile by another name of the
+        file.
+
+        :param alone: lock the file itself as well, so that no program that asks flock(2) first
+            changes it meanwhile.
         :raises IsFolder: when it is a folder.
         :raises NoSuchFile: when it is nothing that a client can reach.
+        :raises Locked: as :meth:`hold`, and :exc:`Contended` as well.
         """
-        with owned(self.open_holder(name)) as folder:
-            leaf = split(name)[1]
-            with (
-                self.hold((folder, leaf)),
-                owned(os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
-            ):
-                refuse_non_file(os.fstat(fd))
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                yield fd
+        with (
+            owned(self.open_holder(name)) as folder,
+            self.hold(claim, (folder, name)),
+            owned(os.open(split(name)[1], flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
+        ):
+            status = os.fstat(fd)
+            refuse_non_file(status)
+            if alone or (flags & os.O_RDWR and status.st_nlink > 1):
+                claim.take_file(fd)
+            yield fd
 
     def known(self, fd: int) -> Known:
         """Return what is known of the open file *fd*, whatever is being done with it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from httpnas.storage import tree, version
@@ -17,6 +18,7 @@ from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
+from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace, Observe, refuse_non_file
 from httpnas.storage.root import READ, refuse_private
 from httpnas.storage.upload import Upload
@@ -131,9 +133,15 @@ class Storage(Namespace):
     def remember(self, name: bytes, version_: Version, found: Facts) -> None:
         """Keep *found* about *version_* of the file *name*, if it still has that version.
 
-        When the storage does not take them they are dropped: they can be found out again.
+        When the storage does not take them, or others hold the lock, they are dropped: they can be
+        found out again.
         """
-        with contextlib.suppress(StorageError), translated(), self.held_file(name, READ) as fd:
+        with (
+            closing(self.claim()) as claim,
+            contextlib.suppress(StorageError, Locked),
+            translated(),
+            self.held_file(name, READ, claim) as fd,
+        ):
             ledger = recover(self, fd)
             if ledger.version == version_ and not may_be_mapped(fd):
                 base = ledger.base
@@ -185,9 +193,11 @@ class Storage(Namespace):
         self.volume.refuse_full(length)
         return Append(self, name, check, expected, key)
 
-    def commit(self, name: bytes, appends: Sequence[Append]) -> list[Version | Exception]:
+    def commit(
+        self, name: bytes, appends: Sequence[Append], claim: Claim | None = None
+    ) -> list[Version | Exception]:
         """Put *appends* behind the end of *name*, as :func:`httpnas.storage.append.commit`."""
-        return commit(self, name, appends)
+        return commit(self, name, appends, claim)
 
     def begin_move(self, name: bytes, check: Check) -> None:
         """Refuse what cannot be moved, before the destination is known.
@@ -197,28 +207,41 @@ class Storage(Namespace):
         """
         tree.begin_move(self, name, check)
 
-    def move(self, name: bytes, target: bytes, check: Check, create_only: bool = False) -> None:
+    def move(
+        self,
+        name: bytes,
+        target: bytes,
+        check: Check,
+        create_only: bool = False,
+        claim: Claim | None = None,
+    ) -> None:
         """Give the file or folder *name* the new name *target*, making the folders on the way.
 
         :param check: decides under the locks whether the present version of *name* may be moved.
         :param create_only: never replace anything.
+        :param claim: takes the locks; without one, they are waited for in this thread.
+        :raises Locked: when it is to be called again, with the same claim.
         :raises NameTaken: when *target* is a folder, or is there and *create_only* is set, or is
             a file and *name* a folder.
         :raises IntoItself: when *target* lies in *name*.
         """
-        tree.move(self, name, target, check, create_only)
+        self.patiently(
+            lambda claim: tree.move(self, name, target, check, create_only, claim), claim
+        )
 
-    def remove(self, name: bytes, check: Check) -> bytes | None:
+    def remove(self, name: bytes, check: Check, claim: Claim | None = None) -> bytes | None:
         """Remove the file, folder or link *name*.
 
         A folder disappears in one step: it is set aside. Its content is then freed by
         :meth:`reclaim`, which takes longer the more there is.
 
         :param check: decides under the name's lock whether the present version may be removed.
+        :param claim: takes the locks; without one, they are waited for in this thread.
+        :raises Locked: when it is to be called again, with the same claim.
         :return: what to give to :meth:`reclaim`, None when nothing is left to free.
         :raises NoSuchFile: when there is nothing to remove.
         """
-        return tree.remove(self, name, check)
+        return self.patiently(lambda claim: tree.remove(self, name, check, claim), claim)
 
     def reclaim(self, aside: bytes) -> Iterator[None]:
         """Free what :meth:`remove` set aside, a small step with each item of the iterator."""

@@ -17,6 +17,7 @@ from httpnas.storage.errors import (
     Reserved,
     translated,
 )
+from httpnas.storage.locks import Claim, all_buckets
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS
 from httpnas.storage.rename import rename_new
@@ -24,8 +25,11 @@ from httpnas.storage.root import READ, refuse_private, split
 from httpnas.storage.version import Check
 
 
-def begin_move(namespace: Namespace, name: bytes, check: Check) -> None:
-    """See :meth:`httpnas.storage.store.Storage.begin_move`."""
+def begin_move(namespace: Namespace, name: bytes, check: Check) -> bool:
+    """See :meth:`httpnas.storage.store.Storage.begin_move`.
+
+    :return: whether it is a folder.
+    """
     if not name:
         raise Reserved("the storage root cannot be moved")
     refuse_private(name)
@@ -35,11 +39,19 @@ def begin_move(namespace: Namespace, name: bytes, check: Check) -> None:
         if not (version.is_file(status) or version.is_folder(status)):
             raise NoSuchFile("neither a file nor a folder")
         check(lambda: namespace.current(folder, leaf))
+        return version.is_folder(status)
 
 
-def move(namespace: Namespace, name: bytes, target: bytes, check: Check, create_only: bool) -> None:
+def move(
+    namespace: Namespace,
+    name: bytes,
+    target: bytes,
+    check: Check,
+    create_only: bool,
+    claim: Claim,
+) -> None:
     """See :meth:`httpnas.storage.store.Storage.move`."""
-    begin_move(namespace, name, check)
+    is_folder = begin_move(namespace, name, check)
     if not target:
         raise NameTaken("the destination is the storage root")
     refuse_private(target)
@@ -55,9 +67,9 @@ def move(namespace: Namespace, name: bytes, target: bytes, check: Check, create_
         owned(namespace.open_holder(name)) as source,
         owned(namespace.root.make_parent(target, namespace.durable)) as destination,
     ):
-        old, new = (source, split(name)[1]), (destination, split(target)[1])
-        with namespace.hold(old, new):
-            _rename(namespace, old, new, check, create_only)
+        old, new = (source, name), (destination, target)
+        with namespace.hold(claim, old, new, below=is_folder):
+            _rename(namespace, old, new, check, create_only, claim)
         namespace.sync(destination)
         namespace.sync(source)
 
@@ -68,19 +80,21 @@ def _rename(
     new: tuple[int, bytes],
     check: Check,
     create_only: bool,
+    claim: Claim,
 ) -> None:
-    """Rename one entry of a folder to another; each is a descriptor and a name."""
-    (source, name), (destination, new_name) = old, new
-    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    """Rename one entry of a folder to another; each is the folder's descriptor and a name."""
+    (source, name), (destination, new_name) = ((fd, split(path)[1]) for fd, path in (old, new))
+    status = _held_entry(source, name, claim)
     check(lambda: commits.version_at(source, name, namespace.records))
     if version.is_folder(status):
         rename_new(source, name, destination, new_name)
         return
-    with _keeping_its_record(namespace, old, new):
+    at, to = (source, name), (destination, new_name)
+    with _keeping_its_record(namespace, at, to):
         if create_only:
             rename_new(source, name, destination, new_name)
         else:
-            _replace(namespace, old, new, status)
+            _replace(namespace, at, to, status)
 
 
 def _replace(
@@ -100,8 +114,8 @@ def _replace(
             namespace.records.forget(doomed)
     elif status.st_nlink > 1:
         # Both names are links to one file, and rename(2) leaves both. They may also be a single
-        # link: by two names of its folder (which is being moved in this moment), or on a file
-        # system that takes upper and lower case for the same.
+        # link: by two names of its folder (which another program moves in this moment), or on a
+        # file system that takes upper and lower case for the same.
         one_folder = os.path.samestat(os.fstat(source), os.fstat(destination))
         if name != new_name or not one_folder:
             os.unlink(name, dir_fd=source)
@@ -134,6 +148,17 @@ def _keeping_its_record(
                 ledger.settle(replace(base, keys=(*keys, *base.keys)[-KEYS:]))
 
 
+def _held_entry(folder: int, leaf: bytes, claim: Claim) -> os.stat_result:
+    """Return the status of *leaf*, which is locked, and if it is a folder with all below it.
+
+    :raises Locked: when it is a folder only by now.
+    """
+    status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+    if version.is_folder(status) and not claim.covers(all_buckets()):
+        claim.begin_again()
+    return status
+
+
 def _inode(folder: int, leaf: bytes) -> int | None:
     try:
         return os.stat(leaf, dir_fd=folder, follow_symlinks=False).st_ino
@@ -141,15 +166,16 @@ def _inode(folder: int, leaf: bytes) -> int | None:
         return None
 
 
-def remove(namespace: Namespace, name: bytes, check: Check) -> bytes | None:
+def remove(namespace: Namespace, name: bytes, check: Check, claim: Claim) -> bytes | None:
     """See :meth:`httpnas.storage.store.Storage.remove`."""
     if not name:
         raise Reserved("the storage root cannot be removed")
     refuse_private(name)
     with translated(), owned(namespace.open_holder(name)) as folder:
         leaf = split(name)[1]
-        with namespace.hold((folder, leaf)):
-            aside = _take_out(namespace, folder, leaf, check)
+        is_folder = version.is_folder(os.stat(leaf, dir_fd=folder, follow_symlinks=False))
+        with namespace.hold(claim, (folder, name), below=is_folder):
+            aside = _take_out(namespace, folder, leaf, check, claim)
         try:
             namespace.sync(folder)
         except OSError:
@@ -160,8 +186,10 @@ def remove(namespace: Namespace, name: bytes, check: Check) -> bytes | None:
     return aside
 
 
-def _take_out(namespace: Namespace, folder: int, leaf: bytes, check: Check) -> bytes | None:
-    status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+def _take_out(
+    namespace: Namespace, folder: int, leaf: bytes, check: Check, claim: Claim
+) -> bytes | None:
+    status = _held_entry(folder, leaf, claim)
     if not (version.is_file(status) or version.is_folder(status) or version.is_link(status)):
         raise NoSuchFile("neither a file nor a folder")
     check(lambda: commits.version_at(folder, leaf, namespace.records))

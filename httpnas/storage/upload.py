@@ -11,6 +11,7 @@ from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
 from httpnas.storage.facts import newlines
+from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
 from httpnas.storage.rename import name_new
@@ -31,7 +32,12 @@ class Upload:
         self._name = name
         self._fd, self._temporary = namespace.workspace.create()
         self._lines = 0
+        self._ledger: Ledger | None = None
         self._published = False
+
+    def claim(self) -> Claim:
+        """Return a claim for its last step, which holds nothing yet; the caller closes it."""
+        return self._namespace.claim()
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Write *chunks* behind what was written before.
@@ -47,6 +53,7 @@ class Upload:
         check: Check,
         create_only: bool = False,
         digests: Mapping[str, bytes] | None = None,
+        claim: Claim | None = None,
     ) -> Version:
         """Make what was written the content of the name, and return its version.
 
@@ -55,35 +62,45 @@ class Upload:
         :param check: decides under the name's lock whether the present version may be replaced.
         :param create_only: never replace anything.
         :param digests: by algorithm, what is known already of what was written.
+        :param claim: takes the locks; without one, they are waited for in this thread.
         :raises NameTaken: when something has the name and *create_only* is set.
         :raises StorageError: when it is not published, or not known to be durable.
+        :raises Locked: when it is to be called again, with the same claim.
         """
-        namespace = self._namespace
         with translated():
-            namespace.sync(self._fd)
-            status = os.fstat(self._fd)
-            written = Version(status.st_size, status.st_mtime_ns, status.st_ino, next_stamp(None))
-            ledger = Ledger(self._fd, namespace.records, written, None)
-            self._record = replace(ledger.base, lines=self._lines, digests=digests or {})
-            while not self._published:
-                self._try_to_publish(ledger, check, create_only)
+            ledger = self._ledger or self._seal(digests or {})
+            self._namespace.patiently(
+                lambda claim: self._enter(ledger, check, create_only, claim), claim
+            )
             return ledger.version
 
-    def _try_to_publish(self, ledger: Ledger, check: Check, create_only: bool) -> None:
-        """Put the file under its name, unless its folder is removed in this moment."""
-        namespace = self._namespace
-        with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
-            try:
-                self._enter(ledger, folder, check, create_only)
-                namespace.sync(folder)
-            except FileNotFoundError:
-                namespace.workspace.verify_temporary(self._temporary)
+    def _seal(self, digests: Mapping[str, bytes]) -> Ledger:
+        """Bring what was written to stable storage, and note what is known of it."""
+        self._namespace.sync(self._fd)
+        status = os.fstat(self._fd)
+        written = Version(status.st_size, status.st_mtime_ns, status.st_ino, next_stamp(None))
+        self._ledger = ledger = Ledger(self._fd, self._namespace.records, written, None)
+        self._record = replace(ledger.base, lines=self._lines, digests=digests)
+        return ledger
 
-    def _enter(self, ledger: Ledger, folder: int, check: Check, create_only: bool) -> None:
+    def _enter(self, ledger: Ledger, check: Check, create_only: bool, claim: Claim) -> None:
+        """Put the file under its name, in a folder that others may remove in any moment."""
+        namespace = self._namespace
+        while not self._published:
+            with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
+                try:
+                    self._replace(ledger, folder, check, create_only, claim)
+                    namespace.sync(folder)
+                except FileNotFoundError:
+                    namespace.workspace.verify_temporary(self._temporary)
+
+    def _replace(
+        self, ledger: Ledger, folder: int, check: Check, create_only: bool, claim: Claim
+    ) -> None:
         leaf = os.path.basename(self._name)
         namespace = self._namespace
         work = namespace.workspace.fd
-        with namespace.hold((folder, leaf)):
+        with namespace.hold(claim, (folder, self._name)):
             check(lambda: namespace.current(folder, leaf))
             doomed = namespace.sole_inode(folder, leaf)
             record = self._following(folder, leaf)

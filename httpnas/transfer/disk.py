@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -128,6 +129,10 @@ class Disk:
     def probe(self, call: Callable[[], T]) -> Deferred[T]:
         """Run *call*, which only asks how the storage is, in a thread kept for such calls."""
         return self._run(self._probes, call)
+
+    def nap(self, seconds: float) -> Deferred[None]:
+        """Wait for some time without a thread."""
+        return deferLater(self._reactor, seconds)
 
     def _run(self, pool: ThreadPool, call: Callable[[], T]) -> Deferred[T]:
         number, now = next(self._serial), self.awake.seconds()

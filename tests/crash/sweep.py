@@ -650,6 +650,13 @@ def _calls(log: Path) -> list[Call]:
     return found
 
 
+def telling(steps: Sequence[Call]) -> list[Call]:
+    """Return *steps* without most of those that take the locks of all names, which are alike."""
+    locks = [step for step in steps if "/.httpnas/locks" in step.text]
+    alike = {id(step) for step in locks[4:-4]}
+    return [step for step in steps if id(step) not in alike]
+
+
 class CanNotTrace(Exception):
     """strace(1) is not there, or may not do its work here."""
 

@@ -41,6 +41,7 @@ from tests.crash.sweep import (
     on_disk,
     seen,
     strace,
+    telling,
 )
 from tests.harness import Client, Twistd, twistd
 
@@ -111,7 +112,7 @@ def steps_of(ward: Ward, name: str) -> list[Call]:
         strace(patient.pid, f"{CHANGES},{LOOKS}", *verb.lacking) as made,
     ):
         assert patient.ask(f"verb {name}") == verb.status
-    return [step for step in made if step.name not in ("write", verb.lacks)]
+    return telling([step for step in made if step.name not in ("write", verb.lacks)])
 
 
 def errors_of(step: Call) -> list[str]:

@@ -41,6 +41,7 @@ from tests.crash.sweep import (
     seen,
     shown,
     strace,
+    telling,
 )
 from tests.harness import Client, Twistd, twistd, wait_until
 
@@ -59,7 +60,7 @@ def steps_of(ward: Ward, name: str) -> list[Call]:
         assert verb.judge(recovered(ward.from_afar(root))) == (
             "new" if verb.after != verb.before else "old"
         )
-    return [step for step in steps if step.name != verb.lacks]
+    return telling([step for step in steps if step.name != verb.lacks])
 
 
 def killed_at(ward: Ward, name: str, step: Call) -> str:
@@ -271,6 +272,7 @@ def test_killed_as_a_whole_daemon(wards: Wards, monkeypatch: pytest.MonkeyPatch)
             daemon = WholeDaemon(root, VERBS[name])
             outcome, steps = daemon.attempt(None)
             assert outcome == "not killed"
+            steps = telling(steps)
             for step in steps[:: 1 if LONG else max(1, len(steps) // 4)]:
                 outcome, _ = daemon.attempt(step)
                 outcomes[outcome] += 1

@@ -190,7 +190,7 @@ def test_reclaiming_a_folder_with_links_in_it_leaves_what_they_point_to(
 
 
 def _open_to_change(storage: Storage, name: bytes) -> None:
-    with translated(), storage.held_file(name, root_module.WRITE):
+    with translated(), storage.held_file(name, root_module.WRITE, storage.claim()):
         raise AssertionError("it was opened")
 
 
