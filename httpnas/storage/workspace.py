@@ -19,7 +19,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator
 
-from httpnas.storage import acl
+from httpnas.storage import acl, projects
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import StorageGone, translated
 from httpnas.storage.records import has_xattrs
@@ -144,8 +144,18 @@ class Workspace:
         :raises OSError: as rename(2).
         """
         name = self._fresh_name()
-        os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
+        try:
+            os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
+        except OSError as error:
+            if error.errno != errno.EXDEV or not self._joined(folder, leaf):
+                raise
+            os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
         return name
+
+    def _joined(self, folder: int, leaf: bytes | str) -> bool:
+        """Let *leaf*, which is to be removed, belong to the project of this folder."""
+        with owned(os.open(leaf, FOLDER | os.O_NOFOLLOW, dir_fd=folder)) as doomed:
+            return projects.join(doomed, self.fd)
 
     def reclaim(self, name: bytes) -> Iterator[None]:
         """Remove what was set aside as *name*, with all in it, and yield after each entry.

@@ -6,12 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from httpnas.storage import acl
+from httpnas.storage.append import Append
 from httpnas.storage.errors import NotPermitted, StorageError, StorageFull
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Find
@@ -285,6 +287,7 @@ def test_nobody_else_reads_what_is_not_published(storage: Storage, root: Path) -
 def test_a_large_append_is_staged_for_nobody_else(storage: Storage, root: Path) -> None:
     upload(storage, b"f", b"old")
     begun = storage.begin_append(b"f", anything)
+    assert isinstance(begun, Append)
     begun.write([b"x" * (2 << 20)])
     [temporary] = leftovers(root)
     assert mode(root / ".httpnas" / "run" / temporary) == 0o600
@@ -338,29 +341,34 @@ def test_rights_that_others_change_during_the_upload_count(
     durable: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "f").write_bytes(b"old")
-    synced = []
-    real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(mode_of(fd)), real(fd)))
+    synced = synced_modes(monkeypatch)
     upload(durable, b"f", b"new", late(lambda: (root / "f").chmod(0o600)))
     assert mode(root / "f") == 0o600
-    assert [bits for bits in synced if bits is not None] == [0o644, 0o600]
+    assert synced == [0o644, 0o600]
 
 
-def mode_of(fd: int) -> int | None:
-    """Return the permission bits of the file *fd*, None for a folder."""
-    status = os.fstat(fd)
-    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
+def synced_modes(patch: pytest.MonkeyPatch) -> list[int]:
+    """Return where the permission bits are noted of each file that is synced from now on."""
+    noted = []
+    real = os.fsync
+
+    def noting(fd: int) -> None:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            noted.append(stat.S_IMODE(status.st_mode))
+        real(fd)
+
+    patch.setattr(os, "fsync", noting)
+    return noted
 
 
 def test_what_changes_only_the_content_costs_no_second_sync(
     durable: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "f").write_bytes(b"old")
-    synced = []
-    real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(mode_of(fd)), real(fd)))
+    synced = synced_modes(monkeypatch)
     upload(durable, b"f", b"new", late(lambda: (root / "f").write_bytes(b"older")))
-    assert [bits for bits in synced if bits is not None] == [0o644]
+    assert synced == [0o644]
 
 
 def test_a_list_that_others_shorten_during_the_upload_is_short_afterwards(
@@ -517,7 +525,7 @@ def test_an_append_to_a_file_of_another_owner_never_hides_or_cuts_what_he_writes
     expected = log.read_bytes()
     for number in range(3):
         line = b"by httpnas %d\n" % number
-        result = outcome(lambda line=line: DAEMON.does(log.parent, appended(line)))
+        result = outcome(partial(DAEMON.does, log.parent, appended(line)))
         assert not isinstance(result, Exception) or isinstance(result, NotPermitted)
         expected += b"" if isinstance(result, Exception) else line
         assert log.read_bytes() == read_by_daemon(log) == expected
