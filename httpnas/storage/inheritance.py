@@ -90,9 +90,7 @@ class Inheritance:
         :raises OSError: when the storage fails.
         """
         replaced = self._stat()
-        if _is_same(replaced, self._replaced):
-            return False
-        if self._find(replaced) == self._rights:
+        if _mark(replaced) == _mark(self._replaced) or self._find(replaced) == self._rights:
             return False
         _reset(self._fd, self._made.st_uid)
         self.take()
@@ -111,11 +109,13 @@ class Inheritance:
         return _of_replaced(replaced, b"/proc/self/fd/%d/%s" % (self._folder, self._leaf))
 
 
-def _is_same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
-    """Tell whether nobody has changed or replaced a file between two looks at it."""
-    if one is None or other is None:
-        return one is other
-    return os.path.samestat(one, other) and one.st_ctime_ns == other.st_ctime_ns
+def _mark(status: os.stat_result | None) -> tuple[int, ...] | None:
+    """Return what is another one once somebody has changed or replaced the file."""
+    if status is None:
+        return None
+    # The clock of the change time may be coarse, and so it is not asked alone.
+    owner = (status.st_uid, status.st_gid, status.st_mode)
+    return (status.st_dev, status.st_ino, status.st_ctime_ns, *owner)
 
 
 def _of_replaced(status: os.stat_result, path: bytes) -> Rights:

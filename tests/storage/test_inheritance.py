@@ -190,6 +190,25 @@ def test_user_xattrs_for_which_there_is_no_room_are_left_out(
     assert "user.origin" not in os.listxattr(root / "f")
 
 
+@needs_root
+@pytest.mark.parametrize("list_", [None, shared_with(2001, owner=4, mask=4)])
+def test_user_xattrs_of_a_file_that_its_owner_may_not_write_are_kept(
+    shared: Path, list_: bytes | None
+) -> None:
+    need_xattrs(shared)
+    need_lists(shared)
+    (shared / "f").write_bytes(b"old")
+    os.chown(shared / "f", DAEMON.uid, TEAM)
+    os.setxattr(shared / "f", "user.origin", b"somewhere")
+    (shared / "f").chmod(0o444)
+    if list_ is not None:
+        os.setxattr(shared / "f", acl.ACCESS, list_)
+    before = rights(shared / "f")
+    DAEMON.does(shared, uploaded(b"f"))
+    assert rights(shared / "f") == before
+    assert os.getxattr(shared / "f", "user.origin") == b"somewhere"
+
+
 # A new file is as if it had been made in its folder
 
 
