@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from httpnas.storage import projects
 from httpnas.storage.errors import OtherFileSystem, StorageError
 from httpnas.storage.store import Storage
 from tests.crash import images
@@ -36,13 +37,13 @@ def project(path: Path) -> int:
         os.close(fd)
 
 
-def hand_down(folder: Path, number: int) -> None:
-    """Let *folder* and what is made in it belong to the project *number*."""
+def hand_down(folder: Path, number: int, flag: int = _INHERIT) -> None:
+    """Let *folder* belong to the project *number*, and with the *flag* what is made in it too."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         flags, *rest = _FSXATTR.unpack(fcntl.ioctl(fd, _GET, bytes(_FSXATTR.size)))
         rest[2] = number
-        fcntl.ioctl(fd, _SET, _FSXATTR.pack(flags | _INHERIT, *rest))
+        fcntl.ioctl(fd, _SET, _FSXATTR.pack(flags | flag, *rest))
     finally:
         os.close(fd)
 
@@ -112,6 +113,21 @@ def test_the_project_is_synced_before_the_rename(
     upload(storage, b"team/f", b"content")
     assert synced[-2:] == [TEAM, TEAM]  # the file, then its folder
     assert synced[0] != TEAM
+
+
+def test_a_project_that_is_not_handed_down_is_not_joined(root: Path) -> None:
+    outside = root.parent / "outside"
+    outside.touch()
+    plain = root.parent / "plain"
+    plain.mkdir()
+    hand_down(plain, TEAM, flag=0)
+    folder, fd = os.open(plain, os.O_RDONLY), os.open(outside, os.O_RDWR)
+    try:
+        assert not projects.join(fd, folder)
+        assert project(outside) != TEAM
+    finally:
+        os.close(folder)
+        os.close(fd)
 
 
 def test_an_upload_that_may_not_join_a_project_leaves_nothing(
