@@ -162,7 +162,7 @@ class Storage(Namespace):
         is_there = self.is_file(name)
         check(lambda: self.current_at(name) if is_there else None)
         self.volume.refuse_full(length)
-        return Upload(self, name)
+        return Upload(self, name, private=is_there)
 
     def begin_append(
         self,

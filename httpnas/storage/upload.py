@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from httpnas.storage import projects
 from httpnas.storage.commits import Ledger, fits, next_stamp
 from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
 from httpnas.storage.facts import newlines
+from httpnas.storage.inheritance import Inheritance
 from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
 from httpnas.storage.rename import name_new
-from httpnas.storage.version import Check, Version
+from httpnas.storage.version import Check, Version, of_stat
 
 
 class Upload:
@@ -24,13 +27,14 @@ class Upload:
     Made by :meth:`httpnas.storage.store.Storage.begin_upload`. Call its methods one at a time,
     and :meth:`close` last, whatever happened before.
 
+    :param private: whether nobody else may read the file before it is known who may.
     :raises StorageError: when no temporary file can be made.
     """
 
-    def __init__(self, namespace: Namespace, name: bytes) -> None:
+    def __init__(self, namespace: Namespace, name: bytes, private: bool) -> None:
         self._namespace = namespace
         self._name = name
-        self._fd, self._temporary = namespace.workspace.create()
+        self._fd, self._temporary = namespace.workspace.create(0o600 if private else 0o666)
         self._lines = 0
         self._ledger: Ledger | None = None
         self._published = False
@@ -75,8 +79,7 @@ class Upload:
             return ledger.version
 
     def _seal(self, digests: Mapping[str, bytes]) -> Ledger:
-        """Bring what was written to stable storage, and note what is known of it."""
-        self._namespace.sync(self._fd)
+        """Say which version was written, and what is known of it."""
         status = os.fstat(self._fd)
         written = Version(status.st_size, status.st_mtime_ns, status.st_ino, next_stamp(None))
         self._ledger = ledger = Ledger(self._fd, self._namespace.records, written, None)
@@ -89,33 +92,53 @@ class Upload:
         while not self._published:
             with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
                 try:
-                    self._replace(ledger, folder, check, create_only, claim)
+                    inheritance = Inheritance(self._fd, folder, os.path.basename(self._name))
+                    inheritance.take()
+                    namespace.sync(self._fd)
+                    self._replace(ledger, folder, inheritance, check, create_only, claim)
                     namespace.sync(folder)
                 except FileNotFoundError:
                     namespace.workspace.verify_temporary(self._temporary)
 
     def _replace(
-        self, ledger: Ledger, folder: int, check: Check, create_only: bool, claim: Claim
+        self,
+        ledger: Ledger,
+        folder: int,
+        inheritance: Inheritance,
+        check: Check,
+        create_only: bool,
+        claim: Claim,
     ) -> None:
         leaf = os.path.basename(self._name)
         namespace = self._namespace
-        work = namespace.workspace.fd
         with namespace.hold(claim, (folder, self._name)):
             check(lambda: namespace.current(folder, leaf))
+            if inheritance.renew():
+                namespace.sync(self._fd)
             doomed = namespace.sole_inode(folder, leaf)
             record = self._following(folder, leaf)
             if namespace.has_xattrs:
-                ledger.settle(record)
-            if create_only:
-                name_new(work, self._temporary, folder, leaf)
-            else:
-                os.rename(self._temporary, leaf, src_dir_fd=work, dst_dir_fd=folder)
+                self._note(ledger, record)
+            try:
+                self._rename(folder, leaf, create_only)
+            except OSError as error:
+                if error.errno != errno.EXDEV or not projects.join(self._fd, folder):
+                    raise
+                namespace.sync(self._fd)
+                self._rename(folder, leaf, create_only)
             self._published = True
             # A new name may set the change time as well; then the record has to say so.
             if not fits(ledger.record, os.fstat(self._fd)):
-                ledger.settle(record)
+                self._note(ledger, record)
             if doomed is not None:
                 namespace.records.forget(doomed)
+
+    def _note(self, ledger: Ledger, record: Record) -> None:
+        """Write down *record*, unless the rights that the file has taken over forbid that."""
+        try:
+            ledger.settle(record)
+        except PermissionError:
+            ledger.version = of_stat(os.fstat(self._fd))
 
     def _following(self, folder: int, leaf: bytes) -> Record:
         """Return the record of what was written, with what a name keeps when it is replaced.
@@ -128,6 +151,13 @@ class Upload:
             return self._record
         stamp = next_stamp(replaced)
         return replace(self._record, keys=replaced.settled_keys, stamp=stamp)
+
+    def _rename(self, folder: int, leaf: bytes, create_only: bool) -> None:
+        work = self._namespace.workspace.fd
+        if create_only:
+            name_new(work, self._temporary, folder, leaf)
+        else:
+            os.rename(self._temporary, leaf, src_dir_fd=work, dst_dir_fd=folder)
 
     def close(self) -> None:
         """Close the file, and remove it if it was not published."""

@@ -13,11 +13,13 @@ import fcntl
 import itertools
 import os
 import random
+import stat
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
 
+from httpnas.storage import acl, projects
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import StorageGone, translated
 from httpnas.storage.records import has_xattrs
@@ -91,6 +93,7 @@ class Workspace:
                     return False
             except (FileNotFoundError, BlockingIOError):
                 return False
+            _shut(fd)
             opened.pop_all()
         self._name, self.fd, self._lease = run, fd, lease
         self._held += [fd, lease]
@@ -99,18 +102,19 @@ class Workspace:
     def _fresh_name(self) -> bytes:
         return f"{self._stem}-{next(self._serial):x}".encode()
 
-    def create(self) -> tuple[int, bytes]:
+    def create(self, mode: int = 0o600) -> tuple[int, bytes]:
         """Make an empty temporary file; return its descriptor (for reading and writing) and name.
 
         The caller closes the descriptor and gives the name to :meth:`discard`.
 
+        :param mode: its permission bits, from which the umask takes away as from any new file's.
         :raises StorageError: when the storage does not take it.
         """
         name = self._fresh_name()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with translated():
             try:
-                return os.open(name, flags, 0o666, dir_fd=self.fd), name
+                return os.open(name, flags, mode, dir_fd=self.fd), name
             except FileNotFoundError as error:
                 raise StorageGone("the daemon's own folder is gone") from error
 
@@ -163,8 +167,18 @@ class Workspace:
         :raises OSError: as rename(2).
         """
         name = self._fresh_name()
-        os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
+        try:
+            os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
+        except OSError as error:
+            if error.errno != errno.EXDEV or not self._joined(folder, leaf):
+                raise
+            os.rename(leaf, name, src_dir_fd=folder, dst_dir_fd=self.fd)
         return name
+
+    def _joined(self, folder: int, leaf: bytes | str) -> bool:
+        """Let *leaf*, which is to be removed, belong to the project of this folder."""
+        with owned(os.open(leaf, FOLDER | os.O_NOFOLLOW, dir_fd=folder)) as doomed:
+            return projects.join(doomed, self.fd)
 
     def reclaim(self, name: bytes) -> Iterator[None]:
         """Remove what was set aside as *name*, with all in it, and yield after each entry.
@@ -279,6 +293,20 @@ def _make(folder: int, name: bytes) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)
     return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def _shut(folder: int) -> None:
+    """Let nobody look into *folder* who may not remove what is in it, and nothing inherit its list.
+
+    What is written here may be meant for fewer people than may look into the root.
+    """
+    with contextlib.suppress(OSError):
+        os.removexattr(folder, acl.DEFAULT)
+    mode = stat.S_IMODE(os.fstat(folder).st_mode)
+    shut = mode & ~(0 if mode & 0o020 else 0o070) & ~(0 if mode & 0o002 else 0o007)
+    if shut != mode:
+        with contextlib.suppress(PermissionError):  # it was taken over from another user's daemon
+            os.fchmod(folder, shut)
 
 
 def _is_removed(folder: int, entry: bytes | str) -> bool:

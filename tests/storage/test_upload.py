@@ -387,11 +387,11 @@ def test_the_entry_of_each_new_folder_is_synced(
 ) -> None:
     upload(durable, b"a/b/f", b"content")
     assert events == [
-        ("fsync", "temporary"),
         ("mkdir", "./a"),
         ("fsync", "."),
         ("mkdir", "a/b"),
         ("fsync", "a"),
+        ("fsync", "temporary"),
         ("rename", "a/b/f"),
         ("fsync", "a/b"),
     ]
