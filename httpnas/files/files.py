@@ -304,7 +304,8 @@ class Files:
                     self._storage.move(name, target, check_both, create_only)
                 except NameTaken as error:
                     if create_only:
-                        raise AlreadyThere("The new name exists already.") from error
+                        exists = "A file or folder with the new name exists already."
+                        raise AlreadyThere(exists) from error
                     raise
 
             await self._in_turn(name, rename)
