@@ -21,6 +21,7 @@ setup(
     packages=[
         "httpnas",
         "httpnas.fields",
+        "httpnas.files",
         "httpnas.storage",
         "httpnas.transfer",
         "httpnas.web",

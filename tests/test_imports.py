@@ -103,6 +103,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circle() == []
 
 
+def test_every_package_is_installed() -> None:
+    """The tests run from the source tree, where a package that setup.py forgets is found too."""
+    setup = ast.parse((ROOT.parent / "setup.py").read_text())
+    listed = {node.value for node in ast.walk(setup) if isinstance(node, ast.Constant)}
+    packages = {name_of(path) for path in ROOT.rglob("__init__.py")}
+    assert {f"httpnas.{name}" for name in packages if name} <= listed
+
+
 @pytest.mark.parametrize(
     "package, line",
     [

@@ -311,7 +311,8 @@ class Files:
                     storage.move(name, target, check_both, create_only, claim)
                 except NameTaken as error:
                     if create_only:
-                        raise AlreadyThere("The new name exists already.") from error
+                        exists = "A file or folder with the new name exists already."
+                        raise AlreadyThere(exists) from error
                     raise
 
             await self._in_turn(job, name, storage.claim(), rename)
