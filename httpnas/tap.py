@@ -172,8 +172,8 @@ class Daemon(Service):
         gc.freeze()
         if not self._engine.watchdog.storage.has_xattrs:
             self._log.warn(
-                "the file system has no user xattrs: the records of files are kept beside them, "
-                "which makes uploads and appends slower"
+                "the records of files are kept beside them and not in user xattrs, which makes "
+                "uploads and appends slower"
             )
         self._reactor.callWhenRunning(self._is_running)
 

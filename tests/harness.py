@@ -35,6 +35,7 @@ from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
 from httpnas.web.routing import Door
 from httpnas.web.server.deadlines import Limits
+from tests.private import runs_of
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 20.0
@@ -126,7 +127,7 @@ class Nas:
 
     def leftovers(self) -> list[Path]:
         """Return the files of transfers that the daemon keeps at this moment."""
-        runs = (self.root / ".httpnas" / "run").iterdir()
+        runs = runs_of(self.root).iterdir()
         return [f for run in runs for f in run.iterdir() if f.name != "lease"]
 
     async def stop(self) -> None:

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from httpnas.storage.locks import BUCKETS
+from tests.private import own
 
 
 class SpareLockFiles:
@@ -27,7 +28,7 @@ class SpareLockFiles:
     @contextlib.contextmanager
     def lent(self, root: Path) -> Iterator[None]:
         """Let the folder *root* have lock files for the block, unless it has some."""
-        locks = root / ".httpnas" / "locks"
+        locks = own(root, "locks")
         if self._spare and not locks.exists():
             locks.parent.mkdir(exist_ok=True)
             self._spare.pop().rename(locks)

@@ -89,6 +89,10 @@ class StorageBroken(StorageError):
     """The storage reported an error that no retry mends (input/output errors above all)."""
 
 
+class OtherFormat(StorageBroken):
+    """The daemon's own folder is in a format that this version does not work with."""
+
+
 class FileCutShort(StorageError):
     """Somebody has cut a file short, behind the daemon's back, while it was being read."""
 

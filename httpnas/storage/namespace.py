@@ -58,7 +58,7 @@ class Namespace:
         self.volume: Volume = Volume(self._path, self.root, self.workspace)
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves, in user xattrs.
-        self.has_xattrs = self.workspace.keeps_xattrs()
+        self.has_xattrs = self.workspace.has_xattrs
         self.records: Records = (
             XattrRecords()
             if self.has_xattrs

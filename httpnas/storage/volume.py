@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import NoRoom, NotPermitted, StorageFull, StorageGone, translated
+from httpnas.storage.format import LOCKS
 from httpnas.storage.root import PRIVATE, Root
 from httpnas.storage.workspace import Workspace
 
@@ -141,7 +142,7 @@ class Volume:
             if os.path.samestat(os.fstat(root.fd), os.fstat(self._root.fd)):
                 return
         with contextlib.suppress(OSError):
-            found = os.stat(os.path.join(PRIVATE, b"locks"), dir_fd=root.fd)
+            found = os.stat(os.path.join(PRIVATE, LOCKS), dir_fd=root.fd)
             if found.st_ino == self._workspace.locks_inode:
                 return
         raise StorageGone("the volume is not there")

@@ -1,8 +1,8 @@
 """A daemon's own working folder: temporary files, and trees that were set aside to be removed.
 
-Each running daemon has one, ``.httpnas/run/ID``, and holds an flock(2) on the file ``lease`` in it
-for as long as it lives. When somebody else can take that lock, its daemon is dead and what lies in
-the folder is reclaimed. The kernel drops the lock with the process, so no clock is needed.
+Each running daemon has one, ``.httpnas/run.2/ID``, and holds an flock(2) on the file ``lease`` in
+it for as long as it lives. When somebody else can take that lock, its daemon is dead and what lies
+in the folder is reclaimed. The kernel drops the lock with the process, so no clock is needed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import fcntl
 import itertools
 import os
 import random
+import shutil
 import stat
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
 
-from httpnas.storage import acl, projects
+from httpnas.storage import acl, format, projects
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import StorageGone, translated
+from httpnas.storage.errors import OtherFormat, StorageGone, translated
+from httpnas.storage.format import LOCKS, RECORDS, RUNS, Place
+from httpnas.storage.migration import Former
 from httpnas.storage.records import has_xattrs
 from httpnas.storage.root import FOLDER, PRIVATE
 
@@ -36,6 +39,7 @@ class Workspace:
     Its descriptors are open until it is closed or not used any more.
 
     :param root: descriptor of the storage root.
+    :raises OtherFormat: when the storage is in a format that this version does not work with.
     :raises StorageError: when the root cannot be written to.
     """
 
@@ -45,26 +49,86 @@ class Workspace:
         self._closing = weakref.finalize(self, _in_a_thread, _close, held)
         self._closing.atexit = False
         self._held = held
-        with translated():
-            private = _make(root, PRIVATE)
-            held.append(private)
-            #: Descriptor of the folder for lock files.
-            self.locks = _make(private, b"locks")
-            held.append(self.locks)
-            self._runs = _make(private, b"run")
-            held.append(self._runs)
-            #: Descriptor of the folder for records where there are no user xattrs.
-            self.records = _make(private, b"records")
-            held.append(self.records)
-            #: Tells this storage from others.
-            self.locks_inode = os.fstat(self.locks).st_ino
-            while not self._settle():
-                pass
         # Not numbers alone: a folder that was taken over may hold the same names already.
         self._stem = uuid.uuid4().hex[:8]
         self._serial = itertools.count()
+        with translated():
+            self._private = self._made(root, PRIVATE)
+            self._chosen = format.read(self._private)
+            former = Former(self._private) if self._chosen is None else None
+            if former is not None:
+                former.refuse_living()
+                former.free_locks()
+            #: Descriptor of the folder for lock files.
+            self.locks = self._made(self._private, LOCKS)
+            #: Tells this storage from others.
+            self.locks_inode = os.fstat(self.locks).st_ino
+            try:
+                self._settle()
+            except OSError as error:
+                if former is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                former.shut_out(_remove)  # which makes room
+                self._settle()
+            try:
+                self._open_records(former)
+            except BaseException:
+                self.leave()
+                raise
 
-    def _settle(self) -> bool:
+    def _made(self, folder: int, name: bytes) -> int:
+        fd = _make(folder, name)
+        self._held.append(fd)
+        return fd
+
+    def _open_records(self, former: Former | None) -> None:
+        if former is not None:
+            former.shut_out(self._inherit)
+        #: Descriptor of the folder for records that are beside their files.
+        self.records = self._made(self._private, RECORDS)
+        has_them = self._chosen != "beside" and has_xattrs(self._lease)
+        self._place = self._chosen or self._likely_place(has_them)
+        if self._place == "xattr" and not has_them:
+            raise OtherFormat(
+                "the records of its files are in user xattrs, and this file system has none, or "
+                "is mounted without them: mount it with them, or stop all daemons and remove "
+                ".httpnas (docs/operations.md tells what that loses)"
+            )
+        self.choose()
+
+    def _likely_place(self, has_them: bool) -> Place:
+        """Return where records are to be: they stay beside the files if there are some already."""
+        return "xattr" if has_them and not os.listdir(self.records) else "beside"
+
+    def _inherit(self, folder: int, leaf: str) -> None:
+        """Take what a dead daemon of format 1 has left, as if its folder had been taken over."""
+        os.rename(leaf, f"old-{uuid.uuid4().hex}", src_dir_fd=folder, dst_dir_fd=self.fd)
+
+    def choose(self) -> None:
+        """Write down where records are, unless this has been done.
+
+        On a full disk, it is not done; the next call tries again.
+
+        :raises OtherFormat: when another daemon has chosen otherwise meanwhile.
+        """
+        if self._chosen is None:
+            self._chosen = format.choose(self._private, self.fd, self._fresh_name(), self._place)
+        if self._chosen not in (None, self._place):
+            raise OtherFormat(
+                "daemons on it differ in whether it has user xattrs: restart this one"
+            )
+
+    @property
+    def has_xattrs(self) -> bool:
+        """Whether files keep their records themselves, in user xattrs."""
+        return self._place == "xattr"
+
+    def _settle(self) -> None:
+        self._runs = self._made(self._private, RUNS)
+        while not self._has_settled():
+            pass
+
+    def _has_settled(self) -> bool:
         """Make a folder and take its lease; False when a reclaiming daemon was faster."""
         self._name = uuid.uuid4().hex
         try:
@@ -132,11 +196,6 @@ class Workspace:
         """Remove the temporary file *name* if it is still there."""
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self.fd)
-
-    def keeps_xattrs(self) -> bool:
-        """Tell whether the file system here keeps user xattrs."""
-        with translated():
-            return has_xattrs(self._lease)
 
     def path_of(self, name: bytes) -> bytes:
         """Return where other daemons find the temporary file *name*, for :meth:`staged`."""
@@ -207,6 +266,8 @@ class Workspace:
 
         :raises StorageError: when the folders cannot be read.
         """
+        with translated():
+            self.choose()
         for entry in _entries(self.fd):
             if entry != _LEASE and not entry.startswith(self._stem):
                 yield from self.reclaim(os.fsencode(entry))
@@ -307,6 +368,13 @@ def _shut(folder: int) -> None:
     if shut != mode:
         with contextlib.suppress(PermissionError):  # it was taken over from another user's daemon
             os.fchmod(folder, shut)
+
+
+def _remove(folder: int, entry: str) -> None:
+    # Before Python 3.11, rmtree() takes no descriptor.
+    shutil.rmtree(f"/proc/self/fd/{folder}/{entry}", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.unlink(entry, dir_fd=folder)  # if it is none of a daemon's folders, but a file
 
 
 def _is_removed(folder: int, entry: bytes | str) -> bool:

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.harness import twistd
+from tests.private import runs_of
 
 if TYPE_CHECKING:
     from tests.browser.page import Page
@@ -32,7 +33,7 @@ def make(folder: Path, **files: bytes) -> list[Path]:
 
 def leftovers(root: Path) -> list[Path]:
     """Return what transfers keep, and what they have stored."""
-    runs = [f for f in (root / ".httpnas" / "run").glob("*/*") if f.name != "lease"]
+    runs = [f for f in runs_of(root).glob("*/*") if f.name != "lease"]
     return runs + [f for f in root.iterdir() if f.name != ".httpnas"]
 
 

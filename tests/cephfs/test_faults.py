@@ -25,6 +25,7 @@ from tests.cephfs.conftest import CACHE, SHORT
 from tests.cephfs.load import Load, check, summary
 from tests.crash.herd import Unanswered, Wire
 from tests.harness import ROOT, TWISTD, Twistd, connect, receive_answer, twistd, wait_until
+from tests.private import LOCKS
 
 pytestmark = pytest.mark.cephfs
 
@@ -222,7 +223,7 @@ def _send(wire: Wire, body: bytes) -> None:
 def is_locked(root: Path, name: bytes) -> bool:
     """Tell whether somebody holds the lock of the file *name* at *root*."""
     folder = os.open(root, os.O_RDONLY)
-    lock = os.open(f".httpnas/locks/{_bucket(folder, name):03x}", os.O_RDWR, dir_fd=folder)
+    lock = os.open(f"{LOCKS}/{_bucket(folder, name):03x}", os.O_RDWR, dir_fd=folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -45,6 +45,7 @@ from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
 from httpnas.web.server.deadlines import Limits
 from tests import harness
+from tests.private import runs_of
 
 #: Set in the environment for the long form: on the disk of the temporary folder, with all errors.
 LONG = bool(os.environ.get("HTTPNAS_CRASH_LONG"))
@@ -273,8 +274,8 @@ def on_disk(root: Path) -> Tree:
 def leftovers(root: Path) -> list[str]:
     """Return what lies in the working folders of daemons, living or dead, but for their leases."""
     found = []
-    for folder, _, files in os.walk(root / ".httpnas" / "run"):  # others may be removing it
-        here = os.path.relpath(folder, root / ".httpnas" / "run")
+    for folder, _, files in os.walk(runs_of(root)):  # others may be removing it
+        here = os.path.relpath(folder, runs_of(root))
         found += [os.path.join(here, name) for name in files if name != "lease"]
         found += [here] if "/" in here else []
     return found

@@ -44,6 +44,7 @@ from tests.crash.sweep import (
     telling,
 )
 from tests.harness import Client, Twistd, twistd
+from tests.private import RUNS
 
 pytestmark = pytest.mark.crash
 
@@ -135,7 +136,7 @@ def judged(root: Path, verb: Verb, name: str, patient: Patient, step: Call, erro
     storage = Storage(str(root))
     try:
         outcome = verb.judge(seen(storage))
-        tidying = step.name in TIDYING and "/.httpnas/run/" in step.text
+        tidying = step.name in TIDYING and f"/{RUNS}/" in step.text
         if patient.status == verb.status:
             assert tidying or REMEMBERED in step.text, (
                 "the failure of this call must not be passed over"

@@ -15,6 +15,7 @@ import pytest
 
 from tests.crash import images
 from tests.harness import PATIENCE, Client, Twistd, twistd, wait_until
+from tests.private import runs_of
 
 pytestmark = pytest.mark.crash
 
@@ -152,7 +153,7 @@ def exhaust(root: Path, size: int) -> list[str]:
 
 def at_rest(root: Path) -> bool:
     """Tell whether nothing is left of any transfer."""
-    return not [f for f in (root / ".httpnas" / "run").glob("*/*") if f.name != "lease"]
+    return not [f for f in runs_of(root).glob("*/*") if f.name != "lease"]
 
 
 def serves_reads_and_deletes(daemon: Twistd, names: list[str]) -> None:

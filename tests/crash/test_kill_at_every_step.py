@@ -44,6 +44,7 @@ from tests.crash.sweep import (
     telling,
 )
 from tests.harness import Client, Twistd, twistd, wait_until
+from tests.private import runs_of
 
 pytestmark = pytest.mark.crash
 
@@ -110,7 +111,7 @@ def recovered(root: Path) -> Tree:
         exhaust(storage.reclaim_abandoned())
         assert seen(storage) == found, "reclaiming has changed what clients see"
         assert leftovers(root) == []
-        assert len(os.listdir(root / ".httpnas" / "run")) == 1
+        assert len(os.listdir(runs_of(root))) == 1
         for name in found.files:
             append(storage, name.encode(), b"+")
         # Nothing lies behind the end of a file, or under a name that is not listed, any more.
@@ -121,7 +122,7 @@ def recovered(root: Path) -> Tree:
         )
     finally:
         storage.close()
-    assert os.listdir(root / ".httpnas" / "run") == []
+    assert os.listdir(runs_of(root)) == []
     return found
 
 
@@ -236,7 +237,7 @@ class WholeDaemon:
             self._look(daemon)
 
     def _look(self, daemon: Twistd) -> None:
-        runs = self._root / ".httpnas" / "run"
+        runs = runs_of(self._root)
         wait_until(
             lambda: leftovers(self._root) == [] and len(os.listdir(runs)) == 1, "the reclaiming"
         )

@@ -40,6 +40,7 @@ from tests.crash.power_writer import (
     piece,
     pieces,
 )
+from tests.private import runs_of
 
 pytestmark = pytest.mark.crash
 
@@ -378,7 +379,7 @@ class Check:
 
     def _check_leftovers(self) -> None:
         """See that nothing is left of transfers and of trees that were being removed."""
-        for run in (self._root / ".httpnas" / "run").iterdir():
+        for run in runs_of(self._root).iterdir():
             self._wrong("leftovers", str([run, *run.rglob("*")]))
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.herd import PATIENCE, Herd, Unanswered, Wire, herd
+from tests.private import runs_of
 
 pytestmark = pytest.mark.crash
 
@@ -313,7 +314,7 @@ class LastLook:
     """After all kills: one more daemon is started, and everything is looked at through it."""
 
     def __init__(self, daemons: Herd, root: Path, ledger: Ledger) -> None:
-        self._runs = root / ".httpnas" / "run"
+        self._runs = runs_of(root)
         self._root = root
         self._ledger = ledger
         self.leftovers = len(self._left())

@@ -19,6 +19,7 @@ from httpnas.storage.listing import Folder
 from httpnas.storage.locks import _bucket
 from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.version import Check, Find, Version
+from tests.private import runs_of
 
 #: Seconds after which a test that waits for something gives up.
 PATIENCE = 30.0
@@ -136,7 +137,7 @@ def remove(storage: Storage, name: bytes) -> None:
 
 def leftovers(root: Path) -> list[str]:
     """Return what lies in the working folders below *root* beside their leases."""
-    runs = root / ".httpnas" / "run"
+    runs = runs_of(root)
     return [
         f"{run.name}/{entry}"
         for run in runs.iterdir()

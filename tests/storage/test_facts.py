@@ -22,6 +22,7 @@ from httpnas.storage.facts import Facts, newlines
 from httpnas.storage.records import LARGEST
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
+from tests.private import own
 from tests.storage.steps import (
     anything,
     append,
@@ -294,7 +295,7 @@ def test_without_the_daemons_own_folders_nothing_is_remembered(
     storage: Storage, root: Path, folder: str
 ) -> None:
     version = upload(storage, b"f", b"a\n")
-    shutil.rmtree(root / ".httpnas" / folder)
+    shutil.rmtree(own(root, folder))
     storage.remember(b"f", version, Facts(digests={"sha-256": SHA256}))
     assert read(storage, b"f") == b"a\n"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from httpnas.storage.idempotency import REMEMBERED
 
 from httpnas.storage import idempotency, version
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
 from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull
-from httpnas.storage.idempotency import REMEMBERED
 from httpnas.storage.records import LARGEST
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version

@@ -21,6 +21,7 @@ from httpnas.storage.facts import Facts
 from httpnas.storage.records import LARGEST, FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
+from tests.private import RECORDS, own
 from tests.storage.steps import (
     Died,
     Refused,
@@ -67,7 +68,7 @@ def version_of(storage: Storage, name: bytes) -> Version:
 
 def kept(root: Path) -> list[str]:
     """Return the names of the files that records are in."""
-    return sorted(os.listdir(root / ".httpnas" / "records"))
+    return sorted(os.listdir(own(root, "records")))
 
 
 def kinds_of(root: Path, name: str) -> list[str]:
@@ -227,7 +228,7 @@ def test_a_torn_leftover_is_neither_read_nor_kept(plain: Storage, root: Path) ->
     before = upload(plain, b"f", b"old")
     inode = (root / "f").stat().st_ino
     for kind in ["undo", "facts", "keys"]:
-        (root / ".httpnas" / "records" / f"{inode:x}.{kind}.new").write_bytes(b"torn" * 100)
+        (own(root, "records") / f"{inode:x}.{kind}.new").write_bytes(b"torn" * 100)
     assert version_of(plain, b"f") == before
     append(plain, b"f", b" new\n")
     file = opened(plain, b"f")
@@ -276,6 +277,8 @@ def _path(fd: int) -> str:
 
 def _short(path: str | bytes) -> str:
     leaf = os.path.basename(os.fsdecode(path))
+    if leaf == os.path.basename(RECORDS):
+        return "records"
     return leaf.partition(".")[2] or leaf  # without the inode
 
 
@@ -699,7 +702,7 @@ def test_no_room_for_the_undo_record_fails_the_append(
 def test_the_folder_of_records_may_be_gone(plain: Storage, root: Path) -> None:
     """Somebody has removed it: nothing is torn, and what is there can still be read."""
     upload(plain, b"f", b"old")
-    shutil.rmtree(root / ".httpnas" / "records")
+    shutil.rmtree(own(root, "records"))
     assert read(plain, b"f") == b"old"
     with pytest.raises(StorageError):
         append(plain, b"f", b"new")

@@ -25,6 +25,7 @@ from httpnas.storage.errors import (
 from httpnas.storage.listing import Folder
 from httpnas.storage.root import FOLDER, READ, Root, is_private
 from httpnas.storage.store import Storage, StoredFile
+from tests.private import LOCKS, RUNS, runs_of
 from tests.storage.steps import (
     anything,
     append,
@@ -360,8 +361,8 @@ def test_a_folder_swapped_with_a_link_in_a_race_never_leads_outside(
 
 
 def test_the_private_folder_does_not_exist_for_reads(storage: Storage, root: Path) -> None:
-    run = next((root / ".httpnas" / "run").iterdir()).name.encode()
-    for name in [b".httpnas", b".httpnas/run", b".httpnas/run/" + run + b"/lease"]:
+    run = next(runs_of(root).iterdir()).name
+    for name in [b".httpnas", RUNS.encode(), f"{RUNS}/{run}/lease".encode()]:
         with pytest.raises(NoSuchFile):
             storage.open(name)
         assert storage.open_cached(name) is None
@@ -369,7 +370,7 @@ def test_the_private_folder_does_not_exist_for_reads(storage: Storage, root: Pat
 
 
 @pytest.mark.parametrize(
-    "name", [b".httpnas", b".httpnas/new", b".httpnas/locks/000", b".httpnas/run"]
+    "name", [b".httpnas", b".httpnas/new", f"{LOCKS}/000".encode(), RUNS.encode()]
 )
 def test_the_private_folder_is_not_for_clients_to_change(storage: Storage, name: bytes) -> None:
     upload(storage, b"f", b"content")

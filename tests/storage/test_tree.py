@@ -34,6 +34,7 @@ from httpnas.storage.locks import NameLocks
 from httpnas.storage.store import Storage
 from httpnas.storage.workspace import _MOST_ALIVE
 from tests.harness import wait_until
+from tests.private import runs_of
 from tests.storage.steps import (
     Refused,
     anything,
@@ -456,7 +457,7 @@ def test_a_tree_of_any_depth_is_reclaimed_with_few_descriptors(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         left = os.listdir(root) != [".httpnas"] or leftovers(root) != []
-        subprocess.run(["rm", "-rf", root / "d", root / ".httpnas" / "run"], check=True)
+        subprocess.run(["rm", "-rf", root / "d", runs_of(root)], check=True)
     assert not left
 
 
@@ -475,7 +476,7 @@ def test_what_can_not_be_reclaimed_does_not_keep_the_rest(
     monkeypatch.setattr(os, "unlink", unlink)
     remove(storage, b"d")
     assert names(storage) == []
-    left = [path for path in (root / ".httpnas" / "run").rglob("*") if path.is_file()]
+    left = [path for path in runs_of(root).rglob("*") if path.is_file()]
     assert sorted(path.name for path in left) == ["lease", "stuck"]
 
 
@@ -517,7 +518,7 @@ def test_leftovers_of_a_killed_daemon_are_reclaimed(
     daemon.wait()
     assert sum(1 for _ in storage.reclaim_abandoned()) >= 3
     assert leftovers(root) == []
-    assert len(os.listdir(root / ".httpnas" / "run")) == 1  # its folder is gone too
+    assert len(os.listdir(runs_of(root))) == 1  # its folder is gone too
     assert names(storage) == []
 
 
@@ -585,7 +586,7 @@ def test_what_needs_a_working_folder_that_is_gone_is_not_said_to_be_missing(
 ) -> None:
     upload(storage, b"d/f", b"content")
     begun = storage.begin_upload(b"g", anything)
-    shutil.rmtree(root / ".httpnas" / "run")
+    shutil.rmtree(runs_of(root))
     with pytest.raises(StorageGone):
         begun.publish(anything)
     begun.close()
@@ -597,7 +598,7 @@ def test_of_many_living_daemons_some_are_looked_at_and_a_dead_one_is_found(
     storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = [Storage(str(root), durable=False) for _ in range(_MOST_ALIVE + 8)]
-    dead = root / ".httpnas" / "run" / "dead"
+    dead = runs_of(root) / "dead"
     dead.mkdir()
     (dead / "lease").touch()
     flock, refused = fcntl.flock, []
@@ -623,9 +624,9 @@ def test_a_stopped_storage_leaves_no_folder_unless_something_is_in_it(
     storage: Storage, root: Path
 ) -> None:
     other = Storage(str(root), durable=False)
-    assert len(os.listdir(root / ".httpnas" / "run")) == 2
+    assert len(os.listdir(runs_of(root))) == 2
     other.close()
-    assert len(os.listdir(root / ".httpnas" / "run")) == 1
+    assert len(os.listdir(runs_of(root))) == 1
     other = Storage(str(root), durable=False)
     upload(other, b"d/f", b"content")
     other.remove(b"d", anything)
@@ -639,7 +640,7 @@ def test_a_stopped_storage_leaves_no_folder_unless_something_is_in_it(
 def test_a_folder_without_a_lease_is_removed_only_when_it_is_empty(
     storage: Storage, root: Path
 ) -> None:
-    runs = root / ".httpnas" / "run"
+    runs = runs_of(root)
     (runs / "empty").mkdir()
     (runs / "full").mkdir()
     (runs / "full" / "starting").touch()

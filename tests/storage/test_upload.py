@@ -26,6 +26,7 @@ from httpnas.storage.errors import (
 )
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Find, Version
+from tests.private import RUNS, runs_of
 from tests.storage.steps import (
     Faults,
     Refused,
@@ -356,7 +357,7 @@ def events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]
 
     def path(fd: int, name: bytes = b"") -> str:
         found = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), root)
-        found = "temporary" if found.startswith(".httpnas/run") else found
+        found = "temporary" if found.startswith(RUNS) else found
         return os.path.join(found, name.decode()).rstrip("/")
 
     def record(function: str, describe: Callable[..., str]) -> None:
@@ -613,7 +614,7 @@ def test_more_than_the_free_space_is_refused_before_anything_is_written(
 
 
 def test_a_removed_working_folder_is_an_error_that_may_pass(storage: Storage, root: Path) -> None:
-    run = next((root / ".httpnas" / "run").iterdir())
+    run = next(runs_of(root).iterdir())
     (run / "lease").unlink()
     run.rmdir()
     with pytest.raises(StorageAway):

@@ -63,7 +63,11 @@ def test_every_error_of_the_storage_has_a_kind(cause: type[Exception]) -> None:
 
 def test_special_errors_of_the_storage_are_not_taken_for_general_ones() -> None:
     kinds = {cause: kind_of(MADE.get(cause) or cause("why")) for cause in below(StorageError)}
-    same = {errors.StorageGone: errors.StorageAway, errors.NoRoom: errors.StorageFull}
+    same = {
+        errors.StorageGone: errors.StorageAway,
+        errors.NoRoom: errors.StorageFull,
+        errors.OtherFormat: errors.StorageBroken,
+    }
     for special, general in same.items():
         assert kinds.pop(special) is kinds[general]
     bad_name = kinds.pop(errors.BadNameForFileSystem)
