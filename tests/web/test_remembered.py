@@ -20,7 +20,6 @@ import pytest_twisted
 from httpnas.storage.append import IN_MEMORY
 from httpnas.storage.store import StoredFile
 from tests.harness import Nas, receive_answer, twistd, wait_until
-from tests.private import RECORDS
 from tests.storage.steps import KINDS, choose
 
 
@@ -48,7 +47,7 @@ def reads(nas: Nas, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def spied(fd: int, *args: Any) -> Any:
             path = os.readlink(f"/proc/self/fd/{fd}")
-            if path.startswith(f"{nas.root}/") and f"/{RECORDS}/" not in path:
+            if path.startswith(f"{nas.root}/") and "/.httpnas/" not in path:
                 seen.append(os.path.relpath(path, nas.root))
             return real(fd, *args)
 
