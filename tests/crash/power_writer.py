@@ -142,7 +142,7 @@ def perform(storage: Storage, operation: Operation, before_commit: Callable[[], 
         with closing(begun) as append:
             _stream(append, content)
             before_commit()
-            append.commit(_unconditionally)
+            append.commit()
     elif verb == "move":
         storage.begin_move(name, _unconditionally)
         storage.move(name, operation[2].encode(), _unconditionally)

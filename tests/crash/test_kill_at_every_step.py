@@ -127,7 +127,7 @@ def append(storage: Storage, name: bytes, body: bytes) -> None:
     appended = storage.begin_append(name, lambda version: None)
     with contextlib.closing(appended):
         appended.write([body])
-        appended.commit(lambda version: None)
+        appended.commit()
 
 
 def report(name: str, steps: int, outcomes: Counter[str], began: float) -> None:

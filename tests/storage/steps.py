@@ -72,7 +72,7 @@ def append(
     append = storage.begin_append(name, check, expected=expected)
     try:
         append.write([content])
-        return append.commit(check, expected)
+        return append.commit()
     finally:
         append.close()
 

@@ -67,7 +67,7 @@ def test_a_body_lands_behind_the_end(storage: Storage, root: Path, sizes: list[i
     for number, size in enumerate(sizes):
         pending.write([bytes([48 + number]) * size])
     assert read(storage, b"d/f") == b"old"
-    result = pending.commit(anything)
+    result = pending.commit()
     pending.close()
     content = b"old" + b"".join(bytes([48 + n]) * size for n, size in enumerate(sizes))
     assert read(storage, b"d/f") == content
@@ -135,7 +135,7 @@ def test_a_file_that_goes_during_the_append_is_not_made_anew(storage: Storage) -
     upload(storage, b"g/folder", b"")
     for one, error in zip(pending, [NoSuchFile, NoSuchFile, IsFolder], strict=True):
         with pytest.raises(error):
-            one.commit(anything)
+            one.commit()
         one.close()
     assert names(storage, b"d") == []
     assert names(storage) == [b"d", b"g"]
@@ -188,7 +188,7 @@ def test_what_is_refused_when_it_is_written_already_is_not_appended(
     again = storage.begin_append(b"f", anything, key=b"key")
     assert isinstance(again, Append)
     again.write([b"new\n"])
-    again.commit(anything)
+    again.commit()
     again.close()
     assert read(storage, b"f") == b"old\nnew\n"
 
@@ -310,7 +310,7 @@ def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwritev", pwritev)
-        pending.commit(anything)
+        pending.commit()
         pending.close()
         second[0].join()
     assert read(storage, b"e/" + leaf) == b"old first second "

@@ -107,7 +107,7 @@ def test_an_append_adds_its_lines_and_voids_the_digests(storage: Storage, size: 
         assert isinstance(pending, Append)
         pending.write([b"\n", b"x" * size])
         pending.write([b"\n\n" * number])
-        pending.commit(anything)
+        pending.commit()
         pending.close()
         lines += 1 + 2 * number
         assert known(storage, b"f") == Facts(lines)
@@ -495,7 +495,7 @@ def test_counts_are_those_of_wc_whatever_the_pieces(storage: Storage, root: Path
                 assert isinstance(pending, Append)
                 pending.write(pieces[:2])
                 pending.write(pieces[2:])
-                pending.commit(anything)
+                pending.commit()
                 pending.close()
         whole = b"".join([*uploaded, *(piece for pieces in appended for piece in pieces)])
         counted = subprocess.run(["wc", "-l"], input=whole, capture_output=True, check=True).stdout

@@ -58,7 +58,7 @@ def append(
         return begun
     try:
         begun.write([content])
-        return begun.commit(check, expected)
+        return begun.commit()
     finally:
         begun.close()
 
@@ -102,7 +102,7 @@ def test_a_repeat_that_was_begun_before_the_first_ended_appends_nothing(
 ) -> None:
     upload(storage, b"f", b"old ")
     pending = [begin(storage, b"f", b"x" * size, b"key") for _ in range(3)]
-    outcomes = [one.commit(anything) for one in pending]
+    outcomes = [one.commit() for one in pending]
     for one in pending:
         one.close()
     assert len(set(outcomes)) == 1
@@ -219,7 +219,7 @@ def test_of_repeats_that_were_staged_before_one_lands(storage: Storage) -> None:
     upload(storage, b"f", b"")
     for round_ in range(12):
         pending = [begin(storage, b"f", b"%d\n" % round_, b"%d" % round_) for _ in range(6)]
-        results = at_once([lambda one=one: one.commit(anything) for one in pending])
+        results = at_once([lambda one=one: one.commit() for one in pending])
         assert len(set(results)) == 1 and isinstance(results[0], Version)
         for one in pending:
             one.close()
@@ -437,9 +437,9 @@ def test_a_replacement_has_taken_nothing(storage: Storage, root: Path) -> None:
 def test_an_append_that_began_before_a_replacement_lands_on_it(storage: Storage) -> None:
     upload(storage, b"f", b"")
     first, again = begin(storage, b"f", b"x", b"key"), begin(storage, b"f", b"x", b"key")
-    first.commit(anything)
+    first.commit()
     upload(storage, b"f", b"replaced ")
-    again.commit(anything)
+    again.commit()
     first.close()
     again.close()
     assert read(storage, b"f") == b"replaced x"
@@ -507,7 +507,7 @@ def test_a_large_repeat_leaves_no_temporary(storage: Storage, root: Path) -> Non
     pending = [begin(storage, b"f", b"x" * (IN_MEMORY + 1), b"key") for _ in range(2)]
     assert len(leftovers(root)) == 2
     for one in pending:
-        one.commit(anything)
+        one.commit()
         one.close()
     assert leftovers(root) == []
     assert (root / "f").stat().st_size == IN_MEMORY + 1

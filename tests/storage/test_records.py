@@ -288,7 +288,7 @@ def test_a_record_is_durable_before_the_first_byte_and_its_end_before_the_answer
     pending.write([b"new"])
     with pytest.MonkeyPatch.context() as patch:
         trace = Trace(patch)
-        pending.commit(anything)
+        pending.commit()
         steps = trace.steps
     pending.close()
     assert steps[:4] == ["sync undo.new", "name undo", "sync records", "append f"]
@@ -358,7 +358,7 @@ def test_records_of_a_file_that_goes_are_forgotten(plain: Storage, root: Path) -
         upload(plain, name, b"x\n")
         pending = plain.begin_append(name, anything, key=b"key")
         assert isinstance(pending, Append)
-        pending.commit(anything)
+        pending.commit()
         pending.close()
         file = opened(plain, name)
         version.write_undo(file.fd, file.version, plain.records)

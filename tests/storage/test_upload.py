@@ -449,7 +449,7 @@ def test_durability_none_syncs_nothing(storage: Storage, events: list[tuple[str,
     storage.move(b"a/f", b"b/f", anything)
     begun = storage.begin_append(b"b/f", anything)
     begun.write([b"more"])
-    begun.commit(anything)
+    begun.commit()
     begun.close()
     remove(storage, b"b")
     assert [event for event in events if event[0] == "fsync"] == []
