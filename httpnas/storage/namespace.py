@@ -18,9 +18,8 @@ from httpnas.storage.commits import Known
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
 from httpnas.storage.locks import NameLocks
-from httpnas.storage.record import Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
-from httpnas.storage.root import READ, Root, split
+from httpnas.storage.root import Root, split
 from httpnas.storage.version import Version
 from httpnas.storage.volume import Volume
 from httpnas.storage.workspace import Workspace
@@ -58,9 +57,9 @@ class Namespace:
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.keeps_xattrs()
         self.records: Records = (
-            XattrRecords()
+            XattrRecords(self.workspace.staged)
             if self.has_xattrs
-            else FileRecords(self.workspace, self.workspace.records, durable)
+            else FileRecords(self.workspace, self.workspace.records, durable, self.workspace.staged)
         )
 
     def close(self) -> None:
@@ -137,15 +136,6 @@ class Namespace:
         except FileNotFoundError:
             os.fstat(folder)  # fails when it is the volume that is gone
             return None
-
-    def record_at(self, folder: int, leaf: bytes) -> Record | None:
-        """Return the record of the file *leaf* in *folder*, None when there is none to be read."""
-        try:
-            fd = os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)
-        except OSError:
-            return None
-        with owned(fd):
-            return self.records.read(fd)
 
     def current_at(self, name: bytes) -> Version | None:
         """Return the version that *name* has now, or None when there is none."""

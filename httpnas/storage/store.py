@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from httpnas.storage import tree, version
-from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome, recover
-from httpnas.storage.commits import may_be_mapped
+from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome
+from httpnas.storage.commits import ledger_of, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.facts import Facts
@@ -134,8 +134,9 @@ class Storage(Namespace):
         When the storage does not take them they are dropped: they can be found out again.
         """
         with contextlib.suppress(StorageError), translated(), self.held_file(name, READ) as fd:
-            ledger = recover(self, fd)
-            if ledger.version == version_ and not may_be_mapped(fd):
+            ledger = ledger_of(fd, self.records)
+            pends = ledger.record is not None and ledger.record.pending is not None
+            if ledger.version == version_ and not pends and not may_be_mapped(fd):
                 base = ledger.base
                 all_known = Facts(base.lines, base.digests).joined(found)
                 ledger.settle(replace(base, lines=all_known.lines, digests=all_known.digests))

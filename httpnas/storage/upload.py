@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from httpnas.storage.commits import Ledger, fits, next_stamp
+from httpnas.storage.append import recovered_at
+from httpnas.storage.commits import Ledger, next_stamp
 from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
@@ -87,16 +88,13 @@ class Upload:
             check(lambda: namespace.current(folder, leaf))
             doomed = namespace.sole_inode(folder, leaf)
             record = self._following(folder, leaf)
-            if namespace.has_xattrs:
-                ledger.settle(record)
+            ledger.settle(record)
             if create_only:
                 name_new(work, self._temporary, folder, leaf)
             else:
                 os.rename(self._temporary, leaf, src_dir_fd=work, dst_dir_fd=folder)
             self._published = True
-            # A new name may set the change time as well; then the record has to say so.
-            if not fits(ledger.record, os.fstat(self._fd)):
-                ledger.settle(record)
+            ledger.confirm()
             if doomed is not None:
                 namespace.records.forget(doomed)
 
@@ -106,7 +104,7 @@ class Upload:
         A repeat of an append is told apart by its key also when the file has been replaced since;
         and a version is never taken for one of the file before.
         """
-        replaced = self._namespace.record_at(folder, leaf)
+        replaced = recovered_at(self._namespace, folder, leaf)
         if replaced is None:
             return self._record
         stamp = next_stamp(replaced)
@@ -114,9 +112,15 @@ class Upload:
 
     def close(self) -> None:
         """Close the file, and remove it if it was not published."""
+        namespace = self._namespace
         try:
             with translated():
-                os.close(self._fd)
+                if not self._published and not namespace.has_xattrs:
+                    namespace.records.forget(os.fstat(self._fd).st_ino)
         finally:
-            if not self._published:
-                self._namespace.workspace.discard(self._temporary)
+            try:
+                with translated():
+                    os.close(self._fd)
+            finally:
+                if not self._published:
+                    namespace.workspace.discard(self._temporary)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from httpnas.storage.append import Append
+from httpnas.storage.commits import PAGE
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import _bucket
 from httpnas.storage.store import Storage, StoredFile
@@ -68,8 +70,11 @@ def append(
     content: bytes,
     check: Check = anything,
     expected: int | None = None,
+    key: bytes | None = None,
 ) -> Version:
-    append = storage.begin_append(name, check, expected=expected)
+    append = storage.begin_append(name, check, expected=expected, key=key)
+    if isinstance(append, Version):
+        return append
     try:
         append.write([content])
         return append.commit()
@@ -220,15 +225,47 @@ def die_at(patch: pytest.MonkeyPatch, function: str, nth: int) -> None:
     def dying(*args: Any, **kwargs: Any) -> Any:
         if next(calls) != nth:
             return real(*args, **kwargs)
-        if function == "pwritev":
-            real(args[0], [b"".join(args[1])[:3]], args[2])
+        if function == "writev":
+            # A process that is killed has written up to the end of a page.
+            content = b"".join(args[1])
+            end = os.fstat(args[0]).st_size
+            real(args[0], [content[: max(0, (end + len(content)) // PAGE * PAGE - end)]])
         elif function == "copy_file_range":
-            real(args[0], args[1], 10, *args[3:])
+            real(args[0], args[1], PAGE - args[4] % PAGE, *args[3:])
         elif function == "write":
             real(args[0], args[1][:5])
         raise Died
 
     patch.setattr(os, function, dying)
+
+
+def crash(
+    storage: Storage, name: bytes, content: bytes, written: int, key: bytes | None = None
+) -> None:
+    """Leave *name* as a daemon leaves it that dies when *written* bytes of an append are there."""
+    real = os.writev
+
+    def writev(fd: int, views: Any) -> int:
+        if written:
+            real(fd, [b"".join(views)[:written]])
+        raise Died
+
+    begun = storage.begin_append(name, anything, key=key)
+    assert isinstance(begun, Append)
+    begun.write([content])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        patch.setattr(os, "writev", writev)
+        begun.commit()
+
+
+def pends(storage: Storage, name: bytes) -> bool:
+    """Tell whether the record of *name* announces something."""
+    file = opened(storage, name)
+    try:
+        record = storage.records.read(file.fd)
+        return record is not None and record.pending is not None
+    finally:
+        file.close()
 
 
 class Faults:

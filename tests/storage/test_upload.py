@@ -471,7 +471,7 @@ CODES = {
 @pytest.mark.parametrize("kernel_walks", [True, False], ids=["openat2", "walk"])
 @pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
 @pytest.mark.parametrize(
-    "function", ["writev", "fsync", "rename", "utime", "open", "mkdir", "fstat", "dup"]
+    "function", ["writev", "fsync", "rename", "setxattr", "open", "mkdir", "fstat", "dup"]
 )
 def test_whatever_fails_the_name_has_the_old_or_the_new_content_and_nothing_is_left(
     durable: Storage, root: Path, function: str, code: int, kernel_walks: bool
