@@ -126,11 +126,11 @@ def hashed(key: bytes) -> bytes:
 def outcome(record: Record | None, wanted: bytes, size: int) -> Version | None:
     """Return the version that the append with the hashed key *wanted* has made, or None.
 
-    :param size: of the file. What is said to have made it longer was cut off by others.
+    :param size: of the file.
     """
     if record is not None:
         for key in reversed(record.settled_keys):
-            if key.hashed == wanted and (key.inode != record.inode or key.size <= size):
+            if key.hashed == wanted and key.counts_at(size):
                 return key.version
     return None
 

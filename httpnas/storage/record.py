@@ -29,7 +29,7 @@ _FORMAT = 2
 _PENDING, _FOREIGN = 1, 2
 _HEAD = struct.Struct("<BBBBQQqqqqqq")
 _ADDED = struct.Struct("<QIqqQBBB")
-_KEY = struct.Struct("<8sQQq")
+_KEY = struct.Struct("<8sQQq?")
 _CHECKSUM = struct.Struct("<I")
 _UNKNOWN = -1
 _HALF = 1 << 63
@@ -47,14 +47,23 @@ class Key:
     """An append that the file has taken.
 
     :ivar hashed: eight bytes that stand for its idempotency key.
-    :ivar inode: the inode that the file had then; a replace gives it another one.
+    :ivar inode: the inode that the file had then.
     :ivar size: the length in bytes that the append has made, and *stamp*, the version.
+    :ivar replaced: whether the file that has taken it was replaced since.
     """
 
     hashed: bytes
     inode: int
     size: int
     stamp: int
+    replaced: bool = False
+
+    def counts_at(self, size: int) -> bool:
+        """Tell whether the append counts in a file of *size* bytes.
+
+        What is said to have made it longer was cut off by others.
+        """
+        return self.replaced or self.size <= size
 
     @property
     def version(self) -> Version:
@@ -124,13 +133,16 @@ class Record:
         """The keys of appends that are not pending."""
         return self.keys[: len(self.keys) - self.pending.keys] if self.pending else self.keys
 
+    @property
+    def inherited_keys(self) -> tuple[Key, ...]:
+        """What the keys are to a file that replaces this one: they belong to the name."""
+        return tuple(replace(key, replaced=True) for key in self.settled_keys)
+
     def about(self, version: Version) -> Record:
         """Return a record about *version*, of which nothing else is known yet; nothing pends.
 
-        What is said to have made the file longer than it is has been cut off by others, and is not
-        there when the file has grown again.
+        The keys of what others have cut off go: it is not there when the file has grown again.
         """
-        keys = self.settled_keys
         return replace(
             self,
             inode=version.inode,
@@ -140,7 +152,7 @@ class Record:
             foreign_ctime_ns=version.foreign_ctime_ns,
             lines=None,
             digests=_NO_DIGESTS,
-            keys=tuple(k for k in keys if k.inode != version.inode or k.size <= version.size),
+            keys=tuple(key for key in self.settled_keys if key.counts_at(version.size)),
             pending=None,
         )
 
@@ -167,7 +179,7 @@ class Record:
         ]
         if pending is not None:
             parts.append(_encode_pending(pending))
-        parts += [_KEY.pack(key.hashed, key.inode, key.size, key.stamp) for key in self.keys]
+        parts += [_KEY.pack(k.hashed, k.inode, k.size, k.stamp, k.replaced) for k in self.keys]
         for name, digest in self.digests.items():
             parts += [bytes([_ALGORITHMS.index(name)]), digest]
         body = b"".join(parts)

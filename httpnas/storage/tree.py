@@ -130,7 +130,7 @@ def _keeping_its_record(
         ledger = recover(namespace, fd)
         replaced = recovered_at(namespace, destination, new_name)
         yield
-        keys = () if replaced is None else replaced.settled_keys
+        keys = () if replaced is None else replaced.inherited_keys
         base = ledger.base
         if ledger.record is not None or keys:
             with suppress(OSError):  # a rename that is done is no failure

@@ -108,7 +108,7 @@ class Upload:
         if replaced is None:
             return self._record
         stamp = next_stamp(replaced)
-        return replace(self._record, keys=replaced.settled_keys, stamp=stamp)
+        return replace(self._record, keys=replaced.inherited_keys, stamp=stamp)
 
     def close(self) -> None:
         """Close the file, and remove it if it was not published."""

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage import facts, idempotency, version
+from httpnas.storage import commits
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
 from httpnas.storage.errors import StorageError, StorageFull
 from httpnas.storage.facts import Facts
-from httpnas.storage.records import LARGEST, FileRecords, Records, XattrRecords
+from httpnas.storage.record import LARGEST
+from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.storage.steps import (
