@@ -127,9 +127,7 @@ def _while_pending(
     fd: int, record: Record, pending: Pending, status: os.stat_result, records: Records
 ) -> Version | None:
     """Return the version that counts while *pending* does not, or None when it has ended since."""
-    if not record.size <= status.st_size <= record.size + pending.added:
-        return of_stat(status)
-    if is_locked(fd):
+    if record.size <= status.st_size and is_locked(fd):
         return record.version
     if records.read(fd) != record:
         return None

@@ -62,6 +62,9 @@ class Namespace:
             else FileRecords(self.workspace, self.workspace.records, durable, self.workspace.staged)
         )
 
+        if not self.has_xattrs:
+            self.workspace.forget = self.records.forget
+
     def close(self) -> None:
         """Close everything that is open. No call may be running, and none may follow."""
         self.workspace.leave()

@@ -58,6 +58,8 @@ class Workspace:
             self.locks_inode = os.fstat(self.locks).st_ino
             while not self._settle():
                 pass
+        #: Is told the inode of each file that is removed here for good, its last name with it.
+        self.forget: Callable[[int], None] | None = None
         # Not numbers alone: a folder that was taken over may hold the same names already.
         self._stem = uuid.uuid4().hex[:8]
         self._serial = itertools.count()
@@ -176,15 +178,28 @@ class Workspace:
         while pending:
             doomed = pending.pop()
             with contextlib.suppress(OSError):
-                if _is_removed(self.fd, doomed):
+                if self._is_removed(self.fd, doomed):
                     continue
                 with owned(os.open(doomed, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)) as folder:
                     for entry in os.listdir(folder):
-                        if not _is_removed(folder, entry):
+                        if not self._is_removed(folder, entry):
                             pending.append(self.set_aside(folder, entry))
                         yield
                 os.rmdir(doomed, dir_fd=self.fd)
             yield
+
+    def _is_removed(self, folder: int, entry: bytes | str) -> bool:
+        """Unlink *entry*, or return False because it is a folder."""
+        status = None
+        if self.forget is not None:
+            status = os.stat(entry, dir_fd=folder, follow_symlinks=False)
+        try:
+            os.unlink(entry, dir_fd=folder)
+        except IsADirectoryError:
+            return False
+        if self.forget is not None and status is not None and status.st_nlink == 1:
+            self.forget(status.st_ino)
+        return True
 
     def reclaim_abandoned(self) -> Iterator[None]:
         """Remove what dead daemons have left behind, and yield after each entry.
@@ -279,12 +294,3 @@ def _make(folder: int, name: bytes) -> int:
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, dir_fd=folder)
     return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-
-
-def _is_removed(folder: int, entry: bytes | str) -> bool:
-    """Unlink *entry*, or return False because it is a folder."""
-    try:
-        os.unlink(entry, dir_fd=folder)
-    except IsADirectoryError:
-        return False
-    return True

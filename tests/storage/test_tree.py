@@ -788,7 +788,7 @@ def test_every_change_waits_for_the_lock_of_its_name(
     pending.write([b"x"])
     acts: dict[str, Callable[[], Any]] = {
         "upload": lambda: upload(storage, b"f", b"new"),
-        "append": lambda: pending.commit(),
+        "append": pending.commit,
         "move": lambda: storage.move(b"f", b"h", anything),
         "move to": lambda: storage.move(b"g", b"f", anything),
         "remove": lambda: storage.remove(b"f", anything),
