@@ -14,6 +14,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from httpnas.storage import commits, version
@@ -24,7 +25,7 @@ from httpnas.storage.errors import StorageError, translate, translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS, Key, Pending, Record
-from httpnas.storage.root import WRITE
+from httpnas.storage.root import READ, WRITE, split
 from httpnas.storage.version import Check, Version, of_stat
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -148,11 +149,27 @@ def commit(
     :raises NoSuchFile: when the file is not there any more.
     :raises StorageError: when nothing was appended.
     """
-    with namespace.timed("append_commit"), translated(), namespace.held_file(name, WRITE) as fd:
+    with (
+        namespace.timed("append_commit"),
+        translated(),
+        namespace.held_file(name, WRITE) as fd,
+        namespace.workspace.notes.noted(name),
+    ):
         ledger = recover(namespace, fd)
         group = _Group(namespace, ledger, appends)
         group.commit()
         return group.outcomes
+
+
+def repair(namespace: Namespace, name: bytes) -> None:
+    """Recover the file *name*, which a dead daemon was appending to, if it is there."""
+    with suppress(StorageError), translated(), owned(namespace.open_holder(name)) as folder:
+        leaf = split(name)[1]
+        with owned(os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)) as fd:
+            record = namespace.records.read(fd)
+        if record is not None and record.pending is not None:
+            with namespace.hold((folder, leaf)):
+                recovered_at(namespace, folder, leaf)
 
 
 def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | None:

@@ -73,6 +73,10 @@ class Known(NamedTuple):
         return Facts(record.lines, record.digests)
 
 
+class Undecided(Exception):
+    """What has become of an announcement is not known without reading what it is about."""
+
+
 class Verdict(Enum):
     """What has become of an announcement whose writer is gone."""
 
@@ -104,18 +108,21 @@ def lock(fd: int) -> bool:
     return False
 
 
-def known(fd: int, records: Records) -> Known:
+def known(fd: int, records: Records, at_once: bool = False) -> Known:
     """Return what is known of the open file *fd*.
 
     A commit may begin or end between two calls. Only two equal results of fstat(2), with no
     pending record between them, prove that there was no commit.
+
+    :param at_once: whether to give up when the content would have to be read.
+    :raises Undecided: when that is so.
     """
     before = os.fstat(fd)
     while True:
         record = records.read(fd)
         after = os.fstat(fd)
         if record is not None and record.pending is not None:
-            version = _while_pending(fd, record, record.pending, after, records)
+            version = _while_pending(fd, record, record.pending, after, records, at_once)
             if version is not None:
                 return Known(version, record)
         elif of_stat(after) == of_stat(before):
@@ -124,13 +131,20 @@ def known(fd: int, records: Records) -> Known:
 
 
 def _while_pending(
-    fd: int, record: Record, pending: Pending, status: os.stat_result, records: Records
+    fd: int,
+    record: Record,
+    pending: Pending,
+    status: os.stat_result,
+    records: Records,
+    at_once: bool,
 ) -> Version | None:
     """Return the version that counts while *pending* does not, or None when it has ended since."""
     if record.size <= status.st_size and is_locked(fd):
         return record.version
     if records.read(fd) != record:
         return None
+    if at_once:
+        raise Undecided
     with records.staged(pending.staged) as staged:
         verdict = judge(fd, record, pending, status, staged)
     return of_stat(status) if verdict is Verdict.VOID else without(record, status)

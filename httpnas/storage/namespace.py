@@ -128,9 +128,13 @@ class Namespace:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 yield fd
 
-    def known(self, fd: int) -> Known:
-        """Return what is known of the open file *fd*, whatever is being done with it."""
-        return commits.known(fd, self.records)
+    def known(self, fd: int, at_once: bool = False) -> Known:
+        """Return what is known of the open file *fd*, whatever is being done with it.
+
+        :param at_once: when its content would have to be read for that, give up.
+        :raises Undecided: when that is so.
+        """
+        return commits.known(fd, self.records, at_once)
 
     def current(self, folder: int, leaf: bytes) -> Version | None:
         """Return the version that *leaf* in *folder* has now, or None when there is none."""

@@ -16,10 +16,12 @@ import random
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from httpnas.storage import notes
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import StorageGone, translated
+from httpnas.storage.notes import Notes
 from httpnas.storage.records import has_xattrs
 from httpnas.storage.root import FOLDER, PRIVATE
 
@@ -58,6 +60,12 @@ class Workspace:
             self.locks_inode = os.fstat(self.locks).st_ino
             while not self._settle():
                 pass
+        #: What this daemon appends to.
+        self.notes = Notes(self._lease)
+        #: Is called with each file that a dead daemon was appending to, before what it has left in
+        #: its folder goes.
+        self.repair: Callable[[bytes], None] | None = None
+        self._inherited = notes.read(self._lease)
         #: Is told the inode of each file that is removed here for good, its last name with it.
         self.forget: Callable[[int], None] | None = None
         # Not numbers alone: a folder that was taken over may hold the same names already.
@@ -208,6 +216,8 @@ class Workspace:
 
         :raises StorageError: when the folders cannot be read.
         """
+        yield from self._repair(self._inherited)
+        self._inherited = []
         for entry in _entries(self.fd):
             if entry != _LEASE and not entry.startswith(self._stem):
                 yield from self.reclaim(os.fsencode(entry))
@@ -232,12 +242,19 @@ class Workspace:
             return
         with owned(lease):
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield from self._repair(notes.read(lease))
             with owned(os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)) as folder:
                 for entry in os.listdir(folder):
                     if entry != _LEASE:
                         yield from self.reclaim(self.set_aside(folder, entry))
                 os.unlink(_LEASE, dir_fd=folder)
             os.rmdir(run, dir_fd=self._runs)
+
+    def _repair(self, names: Iterable[bytes]) -> Iterator[None]:
+        for name in names:
+            if self.repair is not None:
+                self.repair(name)
+            yield
 
     def verify(self) -> None:
         """Verify that this folder is still there.

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from httpnas.storage import locks as locks_module
+from httpnas.storage.append import Append
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     Contended,
@@ -785,6 +786,7 @@ def test_every_change_waits_for_the_lock_of_its_name(
     with owned(os.open(root / "d", os.O_RDONLY)) as folder:
         other = b"d/" + with_another_lock(folder, (storage.root.fd, b"f"))
     pending = storage.begin_append(b"f", anything)
+    assert isinstance(pending, Append)
     pending.write([b"x"])
     acts: dict[str, Callable[[], Any]] = {
         "upload": lambda: upload(storage, b"f", b"new"),
