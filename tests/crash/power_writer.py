@@ -141,6 +141,7 @@ def perform(storage: Storage, operation: Operation, before_commit: Callable[[], 
         assert isinstance(begun, Append), "this key was never used"
         with closing(begun) as append:
             _stream(append, content)
+            append.sync()
             before_commit()
             append.commit()
     elif verb == "move":

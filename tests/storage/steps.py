@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,10 +218,21 @@ class Died(BaseException):
     """Ends an operation where its daemon dies: it mends nothing that it has begun."""
 
 
+def both_writes(function: str) -> list[str]:
+    """Return what is called for *function*: network file systems are written to at offsets."""
+    return ["writev", "pwritev"] if function == "writev" else [function]
+
+
 def die_at(patch: pytest.MonkeyPatch, function: str, nth: int) -> None:
     """Let the *nth* call of a function of :mod:`os` be the last one, which writes only a part."""
-    real, calls = getattr(os, function), itertools.count(1)
+    calls = itertools.count(1)
+    for name in both_writes(function):
+        patch.setattr(os, name, _dying(function, getattr(os, name), calls, nth))
 
+
+def _dying(
+    function: str, real: Callable[..., Any], calls: Iterator[int], nth: int
+) -> Callable[..., Any]:
     def dying(*args: Any, **kwargs: Any) -> Any:
         if next(calls) != nth:
             return real(*args, **kwargs)
@@ -229,33 +240,43 @@ def die_at(patch: pytest.MonkeyPatch, function: str, nth: int) -> None:
             # A process that is killed has written up to the end of a page.
             content = b"".join(args[1])
             end = os.fstat(args[0]).st_size
-            real(args[0], [content[: max(0, (end + len(content)) // PAGE * PAGE - end)]])
+            real(args[0], [content[: max(0, (end + len(content)) // PAGE * PAGE - end)]], *args[2:])
         elif function == "copy_file_range":
             real(args[0], args[1], PAGE - args[4] % PAGE, *args[3:])
         elif function == "write":
             real(args[0], args[1][:5])
         raise Died
 
-    patch.setattr(os, function, dying)
+    return dying
 
 
 def crash(
     storage: Storage, name: bytes, content: bytes, written: int, key: bytes | None = None
 ) -> None:
     """Leave *name* as a daemon leaves it that dies when *written* bytes of an append are there."""
-    real = os.writev
 
-    def writev(fd: int, views: Any) -> int:
-        if written:
-            real(fd, [b"".join(views)[:written]])
-        raise Died
+    def dying(real: Callable[..., int]) -> Callable[..., int]:
+        def write(fd: int, views: Any, *at: int) -> int:
+            if written:
+                real(fd, [b"".join(views)[:written]], *at)
+            raise Died
+
+        return write
 
     begun = storage.begin_append(name, anything, key=key)
     assert isinstance(begun, Append)
     begun.write([content])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
-        patch.setattr(os, "writev", writev)
+        on_write(patch, dying)
         begun.commit()
+
+
+def on_write(
+    patch: pytest.MonkeyPatch, wrap: Callable[[Callable[..., int]], Callable[..., int]]
+) -> None:
+    """Let *wrap* stand before what writes the content of appends."""
+    for name in both_writes("writev"):
+        patch.setattr(os, name, wrap(getattr(os, name)))
 
 
 def pends(storage: Storage, name: bytes) -> bool:
@@ -276,8 +297,12 @@ class Faults:
     ) -> None:
         self.calls = 0
         self.failed_on: list[Any] = []
-        real = getattr(os, function)
+        for name in both_writes(function):
+            patch.setattr(os, name, self._faulty(getattr(os, name), nth, code, lasting))
 
+    def _faulty(
+        self, real: Callable[..., Any], nth: int, code: int, lasting: bool
+    ) -> Callable[..., Any]:
         def faulty(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
             if self.calls == nth or (lasting and self.calls > nth):
@@ -285,4 +310,4 @@ class Faults:
                 raise OSError(code, os.strerror(code))
             return real(*args, **kwargs)
 
-        patch.setattr(os, function, faulty)
+        return faulty

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests.storage.steps import (
     crash,
     leftovers,
     names,
+    on_write,
     only,
     opened,
     outcome,
@@ -294,19 +296,21 @@ def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
     pending = storage.begin_append(b"d/" + leaf, anything)
     pending.write([b"first "])
     second: list[threading.Thread] = []
-    real = os.writev
 
-    def writev(fd: int, views: list[Any]) -> int:
-        if second:
-            return real(fd, views)
-        storage.move(b"d", b"e", anything)
-        second.append(threading.Thread(target=append, args=[storage, b"e/" + leaf, b"second "]))
-        second[0].start()
-        second[0].join(0.3)
-        return real(fd, views)
+    def slow(real: Callable[..., int]) -> Callable[..., int]:
+        def write(fd: int, views: list[Any], *at: int) -> int:
+            if second:
+                return real(fd, views, *at)
+            storage.move(b"d", b"e", anything)
+            second.append(threading.Thread(target=append, args=[storage, b"e/" + leaf, b"second "]))
+            second[0].start()
+            second[0].join(0.3)
+            return real(fd, views, *at)
+
+        return write
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "writev", writev)
+        on_write(patch, slow)
         pending.commit()
         pending.close()
         second[0].join()
@@ -405,8 +409,8 @@ def test_content_and_record_are_synced_once_before_they_count(
 
 def test_short_writes_are_continued(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(storage, b"f", b"old ")
-    real_write, real_copy = os.writev, os.copy_file_range
-    monkeypatch.setattr(os, "writev", lambda fd, views: real_write(fd, [b"".join(views)[:7]]))
+    real_copy = os.copy_file_range
+    on_write(monkeypatch, lambda real: lambda fd, views, *at: real(fd, [b"".join(views)[:7]], *at))
     monkeypatch.setattr(
         os,
         "copy_file_range",
