@@ -14,23 +14,24 @@ import hashlib
 import os
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
-from httpnas.storage import commits
-from httpnas.storage.commits import Ledger, Verdict, boundaries, next_stamp
+from httpnas.storage import commits, version
+from httpnas.storage.commits import Ledger, Verdict, next_stamp, page_sums, without
 from httpnas.storage.content import copy, write_all
+from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import StorageError, translate, translated
 from httpnas.storage.facts import newlines
-from httpnas.storage.locks import Claim
+from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS, Key, Pending, Record
-from httpnas.storage.root import WRITE
+from httpnas.storage.root import READ, WRITE, split
 from httpnas.storage.version import Check, Version, of_stat
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes that are kept in memory, and committed together, before a temporary file is made.
-IN_MEMORY = (commits.MOST_PREFIXES - 1) * commits.PAGE
+IN_MEMORY = (commits.MOST_PAGES - 1) * commits.PAGE
 
 
 class WrongOffset(StorageError):
@@ -131,11 +132,11 @@ def hashed(key: bytes) -> bytes:
 def outcome(record: Record | None, wanted: bytes, size: int) -> Version | None:
     """Return the version that the append with the hashed key *wanted* has made, or None.
 
-    :param size: of the file. What is said to have made it longer was cut off by others.
+    :param size: of the file.
     """
     if record is not None:
         for key in reversed(record.settled_keys):
-            if key.hashed == wanted and (key.inode != record.inode or key.size <= size):
+            if key.hashed == wanted and key.counts_at(size):
                 return key.version
     return None
 
@@ -163,6 +164,7 @@ def commit(
         with (
             namespace.held_file(name, WRITE, claim, alone) as fd,
             namespace.timed("append_commit"),
+            namespace.workspace.notes.noted(name),
         ):
             group = _Group(namespace, recover(namespace, fd), appends)
             group.commit()
@@ -172,29 +174,62 @@ def commit(
         return namespace.patiently(commit_all, claim)
 
 
+def repair(namespace: Namespace, name: bytes) -> None:
+    """Recover the file *name*, which a dead daemon was appending to, if it is there."""
+    with suppress(StorageError), translated(), owned(namespace.open_holder(name)) as folder:
+        leaf = split(name)[1]
+        with owned(os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)) as fd:
+            record = namespace.records.read(fd)
+        if record is not None and record.pending is not None:
+            with (
+                suppress(Locked),
+                closing(namespace.claim()) as claim,
+                namespace.hold(claim, (folder, name)),
+            ):
+                recovered_at(namespace, folder, leaf)
+
+
+def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | None:
+    """Return the record of the file *leaf* in *folder*, where nothing of the dead pends any more.
+
+    None when there is no such file, none that has a record, or none that can be written to.
+    """
+    try:
+        fd = os.open(leaf, WRITE | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError:
+        return None
+    with owned(fd):
+        if not version.is_file(os.fstat(fd)):
+            return None
+        record = namespace.records.read(fd)
+        # It may be appended to by another name that it has.
+        if record is None or record.pending is None or not commits.lock(fd):
+            return record
+        return recover(namespace, fd).record
+
+
 def recover(namespace: Namespace, fd: int) -> Ledger:
     """Complete, undo or void what a writer that died has announced for the file *fd*.
 
     The file's lock must be held.
     """
     records = namespace.records
-    record, status = records.read(fd), os.fstat(fd)
-    version = record.version if record and commits.fits(record, status) else of_stat(status)
-    ledger = Ledger(fd, records, version, record)
+    ledger, status = commits.ledger_of(fd, records), os.fstat(fd)
+    record = ledger.record
     if record is None or record.pending is None:
         return ledger
     pending = record.pending
-    with namespace.workspace.staged(pending.staged) as staged:
+    with records.staged(pending.staged) as staged:
         verdict = commits.judge(fd, record, pending, status, staged)
     if verdict is Verdict.COMPLETE:
         namespace.sync(fd)
-        record = replace(record, size=status.st_size, stamp=pending.stamp, lines=pending.lines)
+        # Its lines are not those that were announced when others have changed what lies before.
+        record = replace(record, size=status.st_size, stamp=pending.stamp, lines=None)
         record = replace(record, foreign_ctime_ns=None, digests={}, pending=None)
     elif verdict is Verdict.TORN:
         os.ftruncate(fd, record.size)
         namespace.sync(fd)
-        stamp = next_stamp(record)
-        record = record.about(Version(record.size, 0, record.inode, stamp))
+        record = record.about(without(record, status))
     else:
         record = record.about(of_stat(status))
     ledger.settle(replace(record, mtime_ns=os.fstat(fd).st_mtime_ns))
@@ -213,14 +248,19 @@ class _Group:
         self._appends = appends
         self._before = ledger.version
         self._version = ledger.version
-        self._keys: list[Key] = []
+        #: What an undo goes back to.
+        self._base = ledger.base
+        self._keys: dict[Append, Key] = {}
         self._members: list[Append] = []
+        #: Those that repeat another one of the group.
+        self._repeats: dict[Append, Append] = {}
         self._made: dict[Append, Version] = {}
         self._refused: dict[Append, Exception] = {}
 
     @property
     def outcomes(self) -> list[Version | Exception]:
-        return [self._refused.get(append) or self._made[append] for append in self._appends]
+        firsts = [self._repeats.get(append, append) for append in self._appends]
+        return [self._refused.get(append) or self._made[append] for append in firsts]
 
     def commit(self) -> None:
         for append in self._appends:
@@ -233,10 +273,8 @@ class _Group:
 
     def _admit(self, append: Append) -> None:
         """Plan *append* behind those before it, or say what it has made before."""
-        done = None if append.hashed is None else self._done(append.hashed)
-        if done is not None:
+        if append.hashed is not None and self._is_done(append, append.hashed):
             append.repeats = True
-            self._made[append] = done
             return
         present = self._version
         append.check(lambda: present)
@@ -246,11 +284,15 @@ class _Group:
             self._plan(append, present)
         self._made[append] = self._version
 
-    def _done(self, wanted: bytes) -> Version | None:
-        for key in self._keys:
+    def _is_done(self, append: Append, wanted: bytes) -> bool:
+        for first, key in self._keys.items():
             if key.hashed == wanted:
-                return key.version
-        return outcome(self._ledger.record, wanted, self._before.size)
+                self._repeats[append] = first
+                return True
+        done = outcome(self._ledger.record, wanted, self._before.size)
+        if done is not None:
+            self._made[append] = done
+        return done is not None
 
     def _plan(self, append: Append, present: Version) -> None:
         last = self._ledger.record if not self._members else None
@@ -258,33 +300,32 @@ class _Group:
         size, inode = present.size + append.length, present.inode
         self._version = Version(size, present.mtime_ns, inode, stamp)
         if append.hashed is not None:
-            self._keys.append(Key(append.hashed, inode, size, stamp))
+            self._keys[append] = Key(append.hashed, inode, size, stamp)
         self._members.append(append)
 
     def _make_true(self) -> None:
-        ledger, before = self._ledger, self._ledger.base
+        before = self._base
         try:
-            ledger.announce(self._announcement(before))
+            self._ledger.announce(self._announcement(before))
             self._write(before.size)
-            self._namespace.sync(ledger.fd)
+            self._namespace.sync(self._ledger.fd)
             self._recheck()
-        except Exception as error:
-            self._undo(before)
-            self._fail(error)
-        else:
             self._settle()
+        except Exception as error:
+            self._fail(error, self._undo())
 
     def _announcement(self, before: Record) -> Record:
         """Return *before* with all that is about to be added."""
         first, added = self._members[0], self._version.size - before.size
         checksum, staged = first.checksum, b""
-        prefixes: tuple[int, ...] = ()
+        pages: tuple[int, ...] = ()
         if first.staged is None:
-            checksum, prefixes = _checksums(self._content(), boundaries(before.size, added))
+            content = self._content()
+            checksum, pages = zlib.crc32(content), page_sums(content, before.size)
         else:
             staged = self._namespace.workspace.path_of(first.staged[1])
         lines = None if before.lines is None else before.lines + sum(a.lines for a in self._members)
-        keys = (*before.keys, *self._keys)[-KEYS:]
+        keys = (*before.keys, *self._keys.values())[-KEYS:]
         pending = Pending(
             added,
             checksum,
@@ -292,7 +333,7 @@ class _Group:
             lines,
             commits.boot(),
             min(len(self._keys), KEYS),
-            prefixes,
+            pages,
             staged,
         )
         return replace(before, keys=keys, pending=pending)
@@ -302,6 +343,8 @@ class _Group:
 
     def _write(self, offset: int) -> None:
         fd, staged = self._ledger.fd, self._members[0].staged
+        if self._version.size == offset:
+            return
         if staged is not None:
             copy(staged[0], fd, offset, self._version.size - offset)
         elif not self._namespace.volume.is_local:
@@ -318,15 +361,15 @@ class _Group:
         """Take notice that others have appended *by* bytes before ours."""
         record = self._ledger.record
         assert record is not None and record.pending is not None
-        mine = set(self._keys)
-        self._keys = [replace(key, size=key.size + by) for key in self._keys]
-        keys = [key for key in record.keys if key not in mine] + self._keys
-        foreign = of_stat(os.fstat(self._ledger.fd))
+        foreign = replace(of_stat(os.fstat(self._ledger.fd)), size=record.size + by)
+        self._base = record.about(foreign)
+        self._keys = {a: replace(key, size=key.size + by) for a, key in self._keys.items()}
+        pages = page_sums(self._content(), foreign.size)
         self._ledger.announce(
             replace(
-                record.about(replace(foreign, size=record.size + by)),
-                keys=tuple(keys[-KEYS:]),
-                pending=replace(record.pending, lines=None),
+                self._base,
+                keys=(*self._base.keys, *self._keys.values())[-KEYS:],
+                pending=replace(record.pending, lines=None, pages=pages),
             )
         )
         for append in self._members:
@@ -346,14 +389,23 @@ class _Group:
         if len(errors) == len(self._members):
             raise errors[0]
 
-    def _undo(self, before: Record) -> None:
-        """Take back what was written. Where others have added something too, it stays."""
-        fd = self._ledger.fd
-        with suppress(OSError):
-            if self._is_ours(os.fstat(fd).st_size - before.size, before.size):
+    def _undo(self) -> bool:
+        """Take back what was written, and tell whether that was possible.
+
+        Where others have added something too, it stays.
+        """
+        fd, before = self._ledger.fd, self._base
+        try:
+            there = os.fstat(fd).st_size - before.size
+            if not self._is_ours(there, before.size):
+                return False
+            if there:
                 os.ftruncate(fd, before.size)
                 self._namespace.sync(fd)
-                self._ledger.settle(replace(before, mtime_ns=os.fstat(fd).st_mtime_ns))
+            self._ledger.settle(replace(before, mtime_ns=os.fstat(fd).st_mtime_ns))
+        except OSError:
+            return False
+        return True
 
     def _is_ours(self, there: int, offset: int) -> bool:
         """Tell whether the *there* bytes at *offset* begin what this group adds."""
@@ -362,10 +414,11 @@ class _Group:
             return commits.same(self._ledger.fd, offset, staged[0], there)
         return os.pread(self._ledger.fd, there, offset) == self._content()[:there]
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, undone: bool) -> None:
         """Refuse all, or try each alone where there is no room: a smaller one may fit."""
         members, self._members = self._members, []
-        alone = len(members) > 1 and isinstance(error, OSError) and error.errno in NO_ROOM
+        no_room = isinstance(error, OSError) and error.errno in NO_ROOM
+        alone = undone and no_room and len(members) > 1
         for append in members:
             del self._made[append]
             if alone:
@@ -392,13 +445,3 @@ class _Group:
             pending=None,
         )
         ledger.settle(settled)
-
-
-def _checksums(content: bytes, ends: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """Return the CRC-32 of *content*, and those of what comes before each of *ends*."""
-    checksum, prefixes, at = 0, [], 0
-    for end in ends:
-        checksum = zlib.crc32(content[at:end], checksum)
-        prefixes.append(checksum)
-        at = end
-    return zlib.crc32(content[at:], checksum), tuple(prefixes)

@@ -10,9 +10,9 @@ record is *settled*, which need not be synced: whatever a crash leaves can be ju
 - Anything else: others have changed the file since. The announcement is *void*. Nothing that we
   did not write is ever hidden or cut.
 
-To know that what is there is the beginning of what was announced, the record has a checksum for
-each boundary of a page in it: that is where a write(2) which is killed ends. What is larger is
-staged in a file of its own first, and compared with that.
+To know that what is there is a part of what was announced, the record has a checksum for each page
+of it: a write(2) which is killed ends where a page does, and a power cut may leave zeros in place
+of a page. What is larger is staged in a file of its own first, and compared with that.
 
 Readers take no lock. While an announcement pends they see the version before it, as long as it is
 being written (the file is locked then); when its writer has died they judge it in the same way.
@@ -30,25 +30,24 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
-from typing import NamedTuple, TypeGuard
+from itertools import pairwise
+from typing import NamedTuple
 
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
-from httpnas.storage.record import LARGEST, Pending, Record
+from httpnas.storage.record import LARGEST, Pending, Record, fits
 from httpnas.storage.records import Records
 from httpnas.storage.root import READ
 from httpnas.storage.version import Version, is_file, of_stat
 
 #: Where a write that is killed may end: at multiples of this in the file, in bytes.
 PAGE = 4096
-#: Bytes that an append may have whose record has a checksum for each boundary.
-MOST_PREFIXES = 64
-#: Nanoseconds by which a change time may differ from the time at which the change was asked for:
-#: the kernel's clock for it advances every few milliseconds only.
-_TOLERANCE = 25_000_000
+#: Pages that an append may touch whose record has a checksum for each.
+MOST_PAGES = 64
 _SECOND = 1_000_000_000
 #: How often a record is written again because its time did not fit.
-_TRIES = 3
+_TRIES = 5
+_LOCK_TRIES = 5
 #: A file that others may still write to by mmap(2) is not written back for so many seconds.
 _WRITTEN_BACK = 60
 _CHUNK = 1 << 20
@@ -74,6 +73,10 @@ class Known(NamedTuple):
         return Facts(record.lines, record.digests)
 
 
+class Undecided(Exception):
+    """What has become of an announcement is not known without reading what it is about."""
+
+
 class Verdict(Enum):
     """What has become of an announcement whose writer is gone."""
 
@@ -92,31 +95,67 @@ def is_locked(fd: int) -> bool:
     return False
 
 
-def known(fd: int, records: Records) -> Known:
+def lock(fd: int) -> bool:
+    """Take flock(2) on the open file *fd* if nobody has it for long, and tell whether it is taken.
+
+    Closing *fd* gives it back. Readers that ask :func:`is_locked` hold it for a moment.
+    """
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def known(fd: int, records: Records, at_once: bool = False) -> Known:
     """Return what is known of the open file *fd*.
 
     A commit may begin or end between two calls. Only two equal results of fstat(2), with no
     pending record between them, prove that there was no commit.
+
+    :param at_once: whether to give up when the content would have to be read.
+    :raises Undecided: when that is so.
     """
     before = os.fstat(fd)
     while True:
         record = records.read(fd)
         after = os.fstat(fd)
         if record is not None and record.pending is not None:
-            return _while_pending(fd, record, record.pending, after)
-        if of_stat(after) == of_stat(before):
+            version = _while_pending(fd, record, record.pending, after, records, at_once)
+            if version is not None:
+                return Known(version, record)
+        elif of_stat(after) == of_stat(before):
             return Known(record.version if fits(record, after) else of_stat(after), record)
         before = after
 
 
-def _while_pending(fd: int, record: Record, pending: Pending, status: os.stat_result) -> Known:
-    if record.size <= status.st_size <= record.size + pending.added:
-        if is_locked(fd):
-            return Known(record.version, record)
-        if judge(fd, record, pending, status) is not Verdict.VOID:
-            version = of_stat(status)
-            return Known(replace(version, size=min(record.size, version.size)), record)
-    return Known(of_stat(status), record)
+def _while_pending(
+    fd: int,
+    record: Record,
+    pending: Pending,
+    status: os.stat_result,
+    records: Records,
+    at_once: bool,
+) -> Version | None:
+    """Return the version that counts while *pending* does not, or None when it has ended since."""
+    if record.size <= status.st_size and is_locked(fd):
+        return record.version
+    if records.read(fd) != record:
+        return None
+    if at_once:
+        raise Undecided
+    with records.staged(pending.staged) as staged:
+        verdict = judge(fd, record, pending, status, staged)
+    return of_stat(status) if verdict is Verdict.VOID else without(record, status)
+
+
+def without(record: Record, status: os.stat_result) -> Version:
+    """Return the version that a file has without the torn part that *record* announces.
+
+    It is none of ours: others may have changed what lies before that part.
+    """
+    return replace(of_stat(status), size=record.size)
 
 
 def version_at(folder: int, leaf: bytes, records: Records) -> Version:
@@ -133,21 +172,6 @@ def version_at(folder: int, leaf: bytes, records: Records) -> Version:
         return of_stat(status)  # what cannot be read can still be replaced
     with owned(fd):
         return known(fd, records).version
-
-
-def fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
-    """Tell whether *record* is about the version that *status* shows.
-
-    The time of change decides, which is set by every change and by no program: touch(1) can set
-    back the time of modification. Where both times are whole seconds, so is what can be told.
-    """
-    if record is None:
-        return False
-    if (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
-        return False
-    coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
-    later = status.st_ctime_ns - record.at_ns
-    return -_TOLERANCE - (_SECOND if coarse else 0) <= later <= _TOLERANCE
 
 
 # Judging what a crash has left
@@ -167,38 +191,39 @@ def judge(
         return Verdict.TORN if pending.added else Verdict.COMPLETE
     if there == pending.added and _checksum(fd, record.size, there) == pending.checksum:
         return Verdict.COMPLETE
-    if _is_ours(fd, record, pending, there, staged) or _was_cut_off(pending, status):
-        return Verdict.TORN
-    return Verdict.VOID
+    is_ours = _is_ours(fd, record, pending, there, staged)
+    return Verdict.TORN if is_ours else Verdict.VOID
 
 
-def boundaries(offset: int, length: int) -> list[int]:
+def page_sums(content: bytes, offset: int) -> tuple[int, ...]:
+    """Return the CRC-32 of each page of *content*, which lies at *offset* in its file."""
+    ends = _ends(offset, len(content))
+    return tuple(zlib.crc32(content[at:end]) for at, end in pairwise([0, *ends]))
+
+
+def _ends(offset: int, length: int) -> list[int]:
     """Return where pages end in *length* bytes at *offset*, as numbers of these bytes."""
-    return list(range(PAGE - offset % PAGE, length, PAGE))
+    return [*range(PAGE - offset % PAGE, length, PAGE), length]
 
 
 def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int | None) -> bool:
-    """Tell whether the *there* bytes behind the record's size begin what was announced.
+    """Tell whether the *there* bytes behind the record's size are of what was announced.
 
-    A power cut may leave zeros behind them.
+    A power cut may have left zeros in place of some.
     """
     zeros = pending.boot != boot()
     if staged is not None:
         return same(fd, record.size, staged, there, zeros)
-    tail = os.pread(fd, there, record.size) if pending.prefixes or there < PAGE * 2 else b""
-    ends = [0, *boundaries(record.size, pending.added)]
-    sums = [0, *pending.prefixes]
-    if len(ends) != len(sums):
+    ends = _ends(record.size, pending.added)
+    if len(ends) != len(pending.pages):
         return False
-    return any(
-        zlib.crc32(tail[:end]) == checksum and (end == there or (zeros and not any(tail[end:])))
-        for end, checksum in zip(ends, sums, strict=True)
-    )
-
-
-def _was_cut_off(pending: Pending, status: os.stat_result) -> bool:
-    """Tell whether the machine has begun anew since, and nobody has changed the file after that."""
-    return pending.boot != boot() and status.st_mtime_ns < _booted_ns() - _SECOND
+    tail = os.pread(fd, there, record.size)
+    for (at, end), checksum in zip(pairwise([0, *ends]), pending.pages, strict=True):
+        page = tail[at:end]
+        is_whole = len(page) == end - at and zlib.crc32(page) == checksum
+        if not (is_whole or not page or (zeros and not any(page))):
+            return False
+    return True
 
 
 def same(one: int, offset: int, other: int, length: int, zeros: bool = False) -> bool:
@@ -208,10 +233,16 @@ def same(one: int, offset: int, other: int, length: int, zeros: bool = False) ->
     """
     for at in range(0, length, _CHUNK):
         count = min(_CHUNK, length - at)
-        found = os.pread(one, count, offset + at)
-        if found != os.pread(other, count, at) and (any(found) or not zeros):
+        found, wanted = os.pread(one, count, offset + at), os.pread(other, count, at)
+        if found != wanted and not (zeros and _is_all_but_zeros(found, wanted, offset + at)):
             return False
     return True
+
+
+def _is_all_but_zeros(found: bytes, wanted: bytes, offset: int) -> bool:
+    """Tell whether each page of *found*, which lies at *offset*, is of *wanted* or zero."""
+    pages = pairwise([0, *_ends(offset, len(found))])
+    return all(found[at:end] in (wanted[at:end], bytes(end - at)) for at, end in pages)
 
 
 def _checksum(fd: int, offset: int, length: int) -> int:
@@ -227,10 +258,6 @@ def boot() -> int:
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot_id:
         return int(boot_id.read().strip().replace("-", "")[:15], 16)
     return 0
-
-
-def _booted_ns() -> int:
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 # Writing records
@@ -266,7 +293,7 @@ class Ledger:
                 version.stamp,
                 version.foreign_ctime_ns,
             )
-        return record if record.version == self.version else record.about(self.version)
+        return record.settled if record.version == self.version else record.about(self.version)
 
     def announce(self, record: Record) -> None:
         """Write down *record*, in which something pends."""
@@ -281,11 +308,31 @@ class Ledger:
         at_ns = time.time_ns() if self.records.touch_file else os.fstat(self.fd).st_ctime_ns
         for _ in range(_TRIES):
             record = _write_with_room(self.fd, replace(record, at_ns=at_ns), self.records)
-            status = os.fstat(self.fd)
-            if fits(record, status):
+            self.record, self.version = record, record.version
+            misfit = self._misfit()
+            if misfit is None:
                 break
-            at_ns = status.st_ctime_ns
-        self.record, self.version = record, record.version
+            at_ns = misfit
+
+    def confirm(self) -> None:
+        """Write the record again when the change time has moved since, as a new name lets it.
+
+        Without that the version has another tag, so that it is no failure when it cannot be done.
+        """
+        with suppress(OSError):
+            if self.record is not None and self._misfit() is not None:
+                self.settle(self.record)
+
+    def _misfit(self) -> int | None:
+        """Return the change time when that is all that the record does not fit."""
+        try:
+            status = os.fstat(self.fd)
+        except OSError:
+            return None  # what is written is written
+        record = self.record
+        if record is None or (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
+            return None
+        return None if fits(record, status) else status.st_ctime_ns
 
 
 def _write_with_room(fd: int, record: Record, records: Records) -> Record:
@@ -312,10 +359,18 @@ def _write_with_room(fd: int, record: Record, records: Records) -> Record:
             return record
 
 
+def ledger_of(fd: int, records: Records) -> Ledger:
+    """Return the ledger of the file *fd*, as it is."""
+    record, status = records.read(fd), os.fstat(fd)
+    return Ledger(fd, records, record.version if fits(record, status) else of_stat(status), record)
+
+
 def next_stamp(record: Record | None) -> int:
     """Return a stamp for a new version: the time, unless an earlier one was not earlier."""
     now = time.time_ns()
-    return now if record is None else max(now, record.stamp + 1)
+    if record is None or record.foreign_ctime_ns is not None:
+        return now
+    return max(now, record.stamp + 1)
 
 
 def may_be_mapped(fd: int) -> bool:

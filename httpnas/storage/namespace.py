@@ -18,9 +18,8 @@ from httpnas.storage.commits import Known
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
 from httpnas.storage.locks import Claim, Locked, NameLocks, all_buckets, buckets, patiently
-from httpnas.storage.record import Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
-from httpnas.storage.root import READ, Root, split
+from httpnas.storage.root import Root, split
 from httpnas.storage.version import Version
 from httpnas.storage.volume import Volume
 from httpnas.storage.workspace import Workspace
@@ -60,10 +59,13 @@ class Namespace:
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
         self.records: Records = (
-            XattrRecords()
+            XattrRecords(self.workspace.staged)
             if self.has_xattrs
-            else FileRecords(self.workspace, self.workspace.records, durable)
+            else FileRecords(self.workspace, self.workspace.records, durable, self.workspace.staged)
         )
+
+        if not self.has_xattrs:
+            self.workspace.forget = self.records.forget
 
     def close(self) -> None:
         """Close everything that is open. No call may be running, and none may follow."""
@@ -181,9 +183,13 @@ class Namespace:
                 claim.take_file(fd)
             yield fd
 
-    def known(self, fd: int) -> Known:
-        """Return what is known of the open file *fd*, whatever is being done with it."""
-        return commits.known(fd, self.records)
+    def known(self, fd: int, at_once: bool = False) -> Known:
+        """Return what is known of the open file *fd*, whatever is being done with it.
+
+        :param at_once: when its content would have to be read for that, give up.
+        :raises Undecided: when that is so.
+        """
+        return commits.known(fd, self.records, at_once)
 
     def current(self, folder: int, leaf: bytes) -> Version | None:
         """Return the version that *leaf* in *folder* has now, or None when there is none."""
@@ -192,15 +198,6 @@ class Namespace:
         except FileNotFoundError:
             os.fstat(folder)  # fails when it is the volume that is gone
             return None
-
-    def record_at(self, folder: int, leaf: bytes) -> Record | None:
-        """Return the record of the file *leaf* in *folder*, None when there is none to be read."""
-        try:
-            fd = os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)
-        except OSError:
-            return None
-        with owned(fd):
-            return self.records.read(fd)
 
     def current_at(self, name: bytes) -> Version | None:
         """Return the version that *name* has now, or None when there is none."""

@@ -10,12 +10,13 @@ user xattrs as well.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from httpnas.storage.version import Version
 
@@ -26,11 +27,16 @@ KEYS = 48
 
 _FORMAT = 2
 _PENDING, _FOREIGN = 1, 2
-_HEAD = struct.Struct("<BBBBQQqqqQqq")
-_ADDED = struct.Struct("<QIQqQBBB")
-_KEY = struct.Struct("<8sQQQ")
+_HEAD = struct.Struct("<BBBBQQqqqqqq")
+_ADDED = struct.Struct("<QIqqQBBB")
+_KEY = struct.Struct("<8sQQq?")
 _CHECKSUM = struct.Struct("<I")
 _UNKNOWN = -1
+_HALF = 1 << 63
+#: Nanoseconds by which a change time may differ from the time at which the change was asked for:
+#: the kernel's clock for it advances every few milliseconds only.
+_TOLERANCE = 25_000_000
+_SECOND = 1_000_000_000
 _ALGORITHMS = ("sha-256", "sha-512", "md5")
 _SIZES = (32, 64, 16)
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
@@ -41,14 +47,23 @@ class Key:
     """An append that the file has taken.
 
     :ivar hashed: eight bytes that stand for its idempotency key.
-    :ivar inode: the inode that the file had then; a replace gives it another one.
+    :ivar inode: the inode that the file had then.
     :ivar size: the length in bytes that the append has made, and *stamp*, the version.
+    :ivar replaced: whether the file that has taken it was replaced since.
     """
 
     hashed: bytes
     inode: int
     size: int
     stamp: int
+    replaced: bool = False
+
+    def counts_at(self, size: int) -> bool:
+        """Tell whether the append counts in a file of *size* bytes.
+
+        What is said to have made it longer was cut off by others.
+        """
+        return self.replaced or self.size <= size
 
     @property
     def version(self) -> Version:
@@ -65,7 +80,7 @@ class Pending:
     :ivar stamp: the version that they make, and *lines*, its newlines, None for unknown.
     :ivar boot: stands for the run of the machine that adds them.
     :ivar keys: how many of the record's last keys are those of the bytes that are added.
-    :ivar prefixes: CRC-32s of what is added up to each boundary of a page, see
+    :ivar pages: CRC-32s of what is added to each page of the file, see
         :mod:`httpnas.storage.commits`; none when the bytes are staged in a file.
     :ivar staged: the name of that file, empty when there is none.
     """
@@ -76,7 +91,7 @@ class Pending:
     lines: int | None
     boot: int
     keys: int = 0
-    prefixes: tuple[int, ...] = ()
+    pages: tuple[int, ...] = ()
     staged: bytes = b""
 
 
@@ -109,12 +124,25 @@ class Record:
         return Version(self.size, self.mtime_ns, self.inode, self.stamp, self.foreign_ctime_ns)
 
     @property
+    def settled(self) -> Record:
+        """The record as it was before something pended."""
+        return replace(self, keys=self.settled_keys, pending=None) if self.pending else self
+
+    @property
     def settled_keys(self) -> tuple[Key, ...]:
         """The keys of appends that are not pending."""
         return self.keys[: len(self.keys) - self.pending.keys] if self.pending else self.keys
 
+    @property
+    def inherited_keys(self) -> tuple[Key, ...]:
+        """What the keys are to a file that replaces this one: they belong to the name."""
+        return tuple(replace(key, replaced=True) for key in self.settled_keys)
+
     def about(self, version: Version) -> Record:
-        """Return a record about *version*, of which nothing else is known yet; nothing pends."""
+        """Return a record about *version*, of which nothing else is known yet; nothing pends.
+
+        The keys of what others have cut off go: it is not there when the file has grown again.
+        """
         return replace(
             self,
             inode=version.inode,
@@ -124,7 +152,7 @@ class Record:
             foreign_ctime_ns=version.foreign_ctime_ns,
             lines=None,
             digests=_NO_DIGESTS,
-            keys=self.settled_keys,
+            keys=tuple(key for key in self.settled_keys if key.counts_at(version.size)),
             pending=None,
         )
 
@@ -142,16 +170,16 @@ class Record:
                 self.inode,
                 self.birth,
                 self.size,
-                self.mtime_ns,
-                self.at_ns,
-                self.stamp,
-                self.foreign_ctime_ns or 0,
+                _fitting(self.mtime_ns),
+                _fitting(self.at_ns),
+                _fitting(self.stamp),
+                _fitting(self.foreign_ctime_ns or 0),
                 _UNKNOWN if self.lines is None else self.lines,
             )
         ]
         if pending is not None:
             parts.append(_encode_pending(pending))
-        parts += [_KEY.pack(key.hashed, key.inode, key.size, key.stamp) for key in self.keys]
+        parts += [_KEY.pack(k.hashed, k.inode, k.size, k.stamp, k.replaced) for k in self.keys]
         for name, digest in self.digests.items():
             parts += [bytes([_ALGORITHMS.index(name)]), digest]
         body = b"".join(parts)
@@ -183,6 +211,21 @@ def decode(encoded: bytes) -> Record | None:
     )
 
 
+def fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
+    """Tell whether *record* is about the version that *status* shows.
+
+    The time of change decides, which is set by every change and by no program: touch(1) can set
+    back the time of modification. Where both times are whole seconds, so is what can be told.
+    """
+    if record is None:
+        return False
+    if (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
+        return False
+    coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
+    later = status.st_ctime_ns - record.at_ns
+    return -_TOLERANCE - (_SECOND if coarse else 0) <= later <= _TOLERANCE
+
+
 class _Reader:
     """Reads one thing after the other."""
 
@@ -207,15 +250,15 @@ def _encode_pending(pending: Pending) -> bytes:
         lines,
         pending.boot,
         pending.keys,
-        len(pending.prefixes),
+        len(pending.pages),
         len(pending.staged),
     )
-    return head + struct.pack(f"<{len(pending.prefixes)}I", *pending.prefixes) + pending.staged
+    return head + struct.pack(f"<{len(pending.pages)}I", *pending.pages) + pending.staged
 
 
 def _decode_pending(rest: _Reader) -> Pending:
-    added, checksum, stamp, lines, boot, keys, prefixes, staged = rest.unpack(_ADDED)
-    crcs = rest.unpack(struct.Struct(f"<{prefixes}I"))
+    added, checksum, stamp, lines, boot, keys, pages, staged = rest.unpack(_ADDED)
+    crcs = rest.unpack(struct.Struct(f"<{pages}I"))
     return Pending(added, checksum, stamp, _known(lines), boot, keys, crcs, rest.take(staged))
 
 
@@ -223,6 +266,11 @@ def _decode_digests(rest: _Reader, count: int) -> Iterator[tuple[str, bytes]]:
     for _ in range(count):
         (algorithm,) = rest.take(1)
         yield _ALGORITHMS[algorithm], rest.take(_SIZES[algorithm])
+
+
+def _fitting(time_ns: int) -> int:
+    """Return *time_ns* in 64 bits. What needs more (ext4 knows the year 2400) fits nothing then."""
+    return (time_ns + _HALF) % (2 * _HALF) - _HALF
 
 
 def _known(lines: int) -> int | None:

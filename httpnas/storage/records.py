@@ -13,10 +13,12 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from httpnas.storage.descriptors import owned
-from httpnas.storage.record import LARGEST, Record, decode
+from httpnas.storage.record import LARGEST, Record, decode, fits
 
 _NAME = "user.httpnas"
 _NONE = (errno.ENODATA, errno.ENOTSUP)
@@ -26,6 +28,14 @@ _AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
 _MASK, _BTIME = struct.Struct("=I"), struct.Struct("=qI")
 _BTIME_AT = 80
 
+#: Opens a temporary file of any daemon, of which it is given the path in a record.
+Staged = Callable[[bytes], AbstractContextManager[int | None]]
+
+
+def _nothing_staged(_: bytes) -> AbstractContextManager[int | None]:
+    return nullcontext()
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,6 +44,8 @@ class Records(Protocol):
 
     #: Whether writing the record sets the change time of the file.
     touch_file: bool
+    #: Opens what a record says was staged.
+    staged: Staged
 
     def read(self, fd: int) -> Record | None:
         """Return the record of the file, or None when there is none for it."""
@@ -49,9 +61,15 @@ class Records(Protocol):
 
 
 class XattrRecords:
-    """Records in user xattrs, which are durable once the file has been synced."""
+    """Records in user xattrs, which are durable once the file has been synced.
+
+    :param staged: opens what a record says was staged.
+    """
 
     touch_file = True
+
+    def __init__(self, staged: Staged = _nothing_staged) -> None:
+        self.staged = staged
 
     def read(self, fd: int) -> Record | None:
         """Return the record of the file, or None when there is none for it."""
@@ -82,18 +100,23 @@ class FileRecords:
     :param owner: what keeps the folder open.
     :param folder: its descriptor.
     :param durable: whether to sync.
+    :param staged: opens what a record says was staged.
     """
 
     touch_file = False
 
-    def __init__(self, owner: object, folder: int, durable: bool) -> None:
+    def __init__(
+        self, owner: object, folder: int, durable: bool, staged: Staged = _nothing_staged
+    ) -> None:
+        self.staged = staged
         self._owner = owner
         self._folder = folder
         self._durable = durable
 
     def read(self, fd: int) -> Record | None:
         """Return the record of the file, or None when there is none for it."""
-        inode = os.fstat(fd).st_ino
+        status = os.fstat(fd)
+        inode = status.st_ino
         try:
             kept = os.open(_file(inode), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
@@ -102,7 +125,9 @@ class FileRecords:
             record = decode(os.read(kept, LARGEST))
         if record is None or record.inode != inode or record.birth != self.birth(fd):
             return None
-        return record
+        # Without a time of birth, only what it says itself tells the file from an earlier one.
+        is_told = record.birth or record.pending is not None or fits(record, status)
+        return record if is_told else None
 
     def write(self, fd: int, record: Record) -> None:
         """Replace the record of the file: a new one takes the place of the old by rename(2)."""

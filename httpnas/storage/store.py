@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from httpnas.storage import tree, version
-from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome, recover
-from httpnas.storage.commits import may_be_mapped
+from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome, repair
+from httpnas.storage.commits import Undecided, ledger_of, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.facts import Facts
@@ -62,6 +64,7 @@ class Storage(Namespace):
         after: Storage | None = None,
     ) -> None:
         super().__init__(path, durable, observe, after)
+        self.workspace.repair = partial(repair, weakref.proxy(self))
         self.opens_at_once = self.has_xattrs and self.volume.is_local
 
     def reopened(self) -> Storage:
@@ -92,16 +95,19 @@ class Storage(Namespace):
         opened = self.root.open_cached(name, READ) if self.opens_at_once else None
         if opened is None:
             return None
-        with handed_over(opened) as fd:
-            return self._file_or_folder(name, fd)
+        try:
+            with handed_over(opened) as fd:
+                return self._file_or_folder(name, fd, at_once=True)
+        except Undecided:
+            return None
 
-    def _file_or_folder(self, name: bytes, fd: int) -> StoredFile | Folder:
+    def _file_or_folder(self, name: bytes, fd: int, at_once: bool = False) -> StoredFile | Folder:
         with translated():
             status = os.fstat(fd)
             if version.is_folder(status):
                 return Folder(fd, is_root=not name, records=self.records)
             if version.is_file(status):
-                return StoredFile(fd, self.known(fd).version)
+                return StoredFile(fd, self.known(fd, at_once).version)
         raise NoSuchFile("neither a file nor a folder")
 
     def version_of(self, name: bytes) -> Version | None:
@@ -142,8 +148,9 @@ class Storage(Namespace):
             translated(),
             self.held_file(name, READ, claim) as fd,
         ):
-            ledger = recover(self, fd)
-            if ledger.version == version_ and not may_be_mapped(fd):
+            ledger = ledger_of(fd, self.records)
+            pends = ledger.record is not None and ledger.record.pending is not None
+            if ledger.version == version_ and not pends and not may_be_mapped(fd):
                 base = ledger.base
                 all_known = Facts(base.lines, base.digests).joined(found)
                 ledger.settle(replace(base, lines=all_known.lines, digests=all_known.digests))

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from httpnas.storage import commits, version
-from httpnas.storage.append import recover
+from httpnas.storage.append import recover, recovered_at
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     IntoItself,
@@ -21,7 +21,7 @@ from httpnas.storage.locks import Claim, all_buckets
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS
 from httpnas.storage.rename import rename_new
-from httpnas.storage.root import READ, refuse_private, split
+from httpnas.storage.root import WRITE, refuse_private, split
 from httpnas.storage.version import Check
 
 
@@ -133,18 +133,21 @@ def _keeping_its_record(
     """
     (source, name), (destination, new_name) = old, new
     try:
-        fd = os.open(name, READ | os.O_NOFOLLOW, dir_fd=source)
+        fd = os.open(name, WRITE | os.O_NOFOLLOW, dir_fd=source)
     except OSError:
         yield
         return
     with owned(fd):
+        if not commits.lock(fd):  # it is appended to by another name that it has
+            yield
+            return
         ledger = recover(namespace, fd)
-        replaced = namespace.record_at(destination, new_name)
+        replaced = recovered_at(namespace, destination, new_name)
         yield
-        keys = () if replaced is None else replaced.settled_keys
+        keys = () if replaced is None else replaced.inherited_keys
         base = ledger.base
         if ledger.record is not None or keys:
-            with suppress(OSError):  # of others, who let us rename it and not write to it
+            with suppress(OSError):  # a rename that is done is no failure
                 ledger.settle(replace(base, keys=(*keys, *base.keys)[-KEYS:]))
 
 
@@ -195,6 +198,8 @@ def _take_out(
     check(lambda: commits.version_at(folder, leaf, namespace.records))
     if version.is_folder(status):
         return namespace.workspace.set_aside(folder, leaf)
+    if version.is_file(status) and not namespace.has_xattrs:
+        recovered_at(namespace, folder, leaf)  # whoever reads it yet finds no record any more
     os.unlink(leaf, dir_fd=folder)
     if status.st_nlink == 1:
         namespace.records.forget(status.st_ino)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from httpnas.storage import projects
-from httpnas.storage.commits import Ledger, fits, next_stamp
+from httpnas.storage.append import recovered_at
+from httpnas.storage.commits import Ledger, next_stamp
 from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
@@ -117,8 +118,7 @@ class Upload:
                 namespace.sync(self._fd)
             doomed = namespace.sole_inode(folder, leaf)
             record = self._following(folder, leaf)
-            if namespace.has_xattrs:
-                self._note(ledger, record)
+            self._note(ledger, record)
             try:
                 self._rename(folder, leaf, create_only)
             except OSError as error:
@@ -127,9 +127,7 @@ class Upload:
                 namespace.sync(self._fd)
                 self._rename(folder, leaf, create_only)
             self._published = True
-            # A new name may set the change time as well; then the record has to say so.
-            if not fits(ledger.record, os.fstat(self._fd)):
-                self._note(ledger, record)
+            ledger.confirm()
             if doomed is not None:
                 namespace.records.forget(doomed)
 
@@ -146,11 +144,11 @@ class Upload:
         A repeat of an append is told apart by its key also when the file has been replaced since;
         and a version is never taken for one of the file before.
         """
-        replaced = self._namespace.record_at(folder, leaf)
+        replaced = recovered_at(self._namespace, folder, leaf)
         if replaced is None:
             return self._record
         stamp = next_stamp(replaced)
-        return replace(self._record, keys=replaced.settled_keys, stamp=stamp)
+        return replace(self._record, keys=replaced.inherited_keys, stamp=stamp)
 
     def _rename(self, folder: int, leaf: bytes, create_only: bool) -> None:
         work = self._namespace.workspace.fd
@@ -161,9 +159,15 @@ class Upload:
 
     def close(self) -> None:
         """Close the file, and remove it if it was not published."""
+        namespace = self._namespace
         try:
             with translated():
-                os.close(self._fd)
+                if not self._published and not namespace.has_xattrs:
+                    namespace.records.forget(os.fstat(self._fd).st_ino)
         finally:
-            if not self._published:
-                self._namespace.workspace.discard(self._temporary)
+            try:
+                with translated():
+                    os.close(self._fd)
+            finally:
+                if not self._published:
+                    namespace.workspace.discard(self._temporary)

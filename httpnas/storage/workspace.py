@@ -18,13 +18,14 @@ import stat
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from httpnas.storage import acl, format, projects
+from httpnas.storage import acl, format, notes, projects
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import OtherFormat, StorageGone, translated
 from httpnas.storage.format import LOCKS, RECORDS, RUNS, Place
 from httpnas.storage.migration import Former
+from httpnas.storage.notes import Notes
 from httpnas.storage.records import has_xattrs
 from httpnas.storage.root import FOLDER, PRIVATE
 
@@ -49,6 +50,11 @@ class Workspace:
         self._closing = weakref.finalize(self, _in_a_thread, _close, held)
         self._closing.atexit = False
         self._held = held
+        #: Is called with each file that a dead daemon was appending to, before what it has left in
+        #: its folder goes.
+        self.repair: Callable[[bytes], None] | None = None
+        #: Is told the inode of each file that is removed here for good, its last name with it.
+        self.forget: Callable[[int], None] | None = None
         # Not numbers alone: a folder that was taken over may hold the same names already.
         self._stem = uuid.uuid4().hex[:8]
         self._serial = itertools.count()
@@ -70,6 +76,9 @@ class Workspace:
                     raise
                 former.shut_out(_remove)  # which makes room
                 self._settle()
+            #: What this daemon appends to.
+            self.notes = Notes(self._lease)
+            self._inherited = notes.read(self._lease)
             try:
                 self._open_records(former)
             except BaseException:
@@ -249,15 +258,28 @@ class Workspace:
         while pending:
             doomed = pending.pop()
             with contextlib.suppress(OSError):
-                if _is_removed(self.fd, doomed):
+                if self._is_removed(self.fd, doomed):
                     continue
                 with owned(os.open(doomed, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)) as folder:
                     for entry in os.listdir(folder):
-                        if not _is_removed(folder, entry):
+                        if not self._is_removed(folder, entry):
                             pending.append(self.set_aside(folder, entry))
                         yield
                 os.rmdir(doomed, dir_fd=self.fd)
             yield
+
+    def _is_removed(self, folder: int, entry: bytes | str) -> bool:
+        """Unlink *entry*, or return False because it is a folder."""
+        status = None
+        if self.forget is not None:
+            status = os.stat(entry, dir_fd=folder, follow_symlinks=False)
+        try:
+            os.unlink(entry, dir_fd=folder)
+        except IsADirectoryError:
+            return False
+        if self.forget is not None and status is not None and status.st_nlink == 1:
+            self.forget(status.st_ino)
+        return True
 
     def reclaim_abandoned(self) -> Iterator[None]:
         """Remove what dead daemons have left behind, and yield after each entry.
@@ -268,6 +290,8 @@ class Workspace:
         """
         with translated():
             self.choose()
+        yield from self._repair(self._inherited)
+        self._inherited = []
         for entry in _entries(self.fd):
             if entry != _LEASE and not entry.startswith(self._stem):
                 yield from self.reclaim(os.fsencode(entry))
@@ -292,12 +316,19 @@ class Workspace:
             return
         with owned(lease):
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield from self._repair(notes.read(lease))
             with owned(os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)) as folder:
                 for entry in os.listdir(folder):
                     if entry != _LEASE:
                         yield from self.reclaim(self.set_aside(folder, entry))
                 os.unlink(_LEASE, dir_fd=folder)
             os.rmdir(run, dir_fd=self._runs)
+
+    def _repair(self, names: Iterable[bytes]) -> Iterator[None]:
+        for name in names:
+            if self.repair is not None:
+                self.repair(name)
+            yield
 
     def verify(self) -> None:
         """Verify that this folder is still there.
@@ -375,12 +406,3 @@ def _remove(folder: int, entry: str) -> None:
     shutil.rmtree(f"/proc/self/fd/{folder}/{entry}", ignore_errors=True)
     with contextlib.suppress(OSError):
         os.unlink(entry, dir_fd=folder)  # if it is none of a daemon's folders, but a file
-
-
-def _is_removed(folder: int, entry: bytes | str) -> bool:
-    """Unlink *entry*, or return False because it is a folder."""
-    try:
-        os.unlink(entry, dir_fd=folder)
-    except IsADirectoryError:
-        return False
-    return True

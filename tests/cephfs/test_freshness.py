@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from httpnas.storage.commits import PAGE
 from httpnas.storage.store import Storage
-from httpnas.storage.version import committed, write_undo
 from tests.cephfs.cluster import CACHES, Cluster
 from tests.cephfs.conftest import SHORT, fresh
 from tests.crash.herd import Wire
 from tests.harness import Client, twistd
-from tests.storage.steps import append, read, upload
+from tests.storage.steps import append, crash, read, upload
 
 pytestmark = pytest.mark.cephfs
 
@@ -134,8 +134,7 @@ def test_what_an_append_that_broke_off_has_left_is_not_taken_for_the_next_one(
         name = b"%d" % round_
         upload(ours, name, b"old\n")
         fd = os.open(cached_roots[0] / name.decode(), os.O_RDWR)
-        write_undo(fd, committed(fd, ours.records), ours.records)
-        os.pwrite(fd, b"torn\n", 4)
+        crash(ours, name, b"torn\n" * PAGE, PAGE - 4)
         os.fsync(fd)
         assert read(theirs, name) == b"old\n"
         append(ours, name, b"good\n")

@@ -141,8 +141,9 @@ def perform(storage: Storage, operation: Operation, before_commit: Callable[[], 
         assert isinstance(begun, Append), "this key was never used"
         with closing(begun) as append:
             _stream(append, content)
+            append.sync()
             before_commit()
-            append.commit(_unconditionally)
+            append.commit()
     elif verb == "move":
         storage.begin_move(name, _unconditionally)
         storage.move(name, operation[2].encode(), _unconditionally)

@@ -38,6 +38,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from httpnas.fields.digests import format_digest
+from httpnas.storage.commits import PAGE
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage
 from httpnas.tap import make_doors, make_engine, make_site
@@ -145,7 +146,7 @@ def _digest(content: bytes, announced: bytes | None = None) -> dict[str, str]:
     return {"Repr-Digest": format_digest("sha-256", digest).decode()}
 
 
-OLD, BODY, LARGE = data(3000, 1), data(5000, 2), data(2_500_000, 3)
+OLD, BODY, LARGE = data(3000, 1), data(9000, 2), data(2_500_000, 3)
 #: Names that no verb touches.
 _OTHERS = {"other": b"other", "d/other": b"other in d", "tree.d/other": b"other in tree.d"}
 _TREE = {"tree/a": b"a", "tree/b/c": data(2000, 4), "tree/b/d/e": b"e", "tree/b/f": b""}
@@ -183,26 +184,26 @@ def _verbs() -> dict[str, Verb]:
         "replace": Verb(f, post, replaced),
         "replace in pieces": Verb(f, post_large, tree(**_OTHERS, **{"d/f": LARGE}), pieces=400_000),
         "append": Verb(f, append, longer),
-        "append in pieces": Verb(f, append, longer, pieces=1500),
+        "append in pieces": Verb(f, append, longer, pieces=PAGE),
         "append large": Verb(f, append_large, much_longer),
         "append large in pieces": Verb(f, append_large, much_longer, pieces=700_000),
         "append large, no copy_file_range": Verb(
             f, append_large, much_longer, lacks="copy_file_range"
         ),
         "append with key": Verb(
-            f, Request("PUT", "/file/d/f", BODY, {"Idempotency-Key": "once"}), longer, pieces=1500
+            f, Request("PUT", "/file/d/f", BODY, {"Idempotency-Key": "once"}), longer, pieces=PAGE
         ),
         "append with digest": Verb(f, Request("PUT", "/file/d/f", BODY, _digest(BODY)), longer),
         "append with wrong digest": Verb(
             f, Request("PUT", "/file/d/f", BODY, _digest(BODY, b"?")), f, 400
         ),
-        "append after a crash": Verb(f, append, longer, crashed=("append in pieces", "utimensat")),
+        "append after a crash": Verb(f, append, longer, crashed=("append in pieces", "writev 2")),
         "append after a crash in its middle": Verb(
-            f, append, longer, crashed=("append in pieces", "pwritev,pwritev2 3")
+            f, append, longer, crashed=("append in pieces", "writev 3")
         ),
-        "replace after a crash": Verb(f, post, replaced, crashed=("append in pieces", "utimensat")),
+        "replace after a crash": Verb(f, post, replaced, crashed=("append in pieces", "writev 2")),
         "move after a crash": Verb(
-            f, _move("d/f", "n/m/g"), moved, crashed=("append in pieces", "utimensat")
+            f, _move("d/f", "n/m/g"), moved, crashed=("append in pieces", "writev 2")
         ),
         "move": Verb(f, _move("d/f", "n/m/g"), moved),
         "move over a file": Verb(two, _move("d/f", "g"), replaced_g),
@@ -342,11 +343,21 @@ def _say(**told: Any) -> None:
 
 
 def _write_in_pieces(size: int) -> None:
-    """Let the disk take *size* bytes at a time."""
+    """Let the disk take *size* bytes at a time, whole pages of the file if it is that many.
+
+    It is where a page of the file ends that a process can be killed in the middle of a write.
+    """
     writev, pwritev, copy = os.writev, os.pwritev, os.copy_file_range
-    os.writev = lambda fd, buffers: writev(fd, [b"".join(iter(buffers))[:size]])
-    os.pwritev = lambda fd, buffers, *rest: pwritev(fd, [b"".join(buffers)[:size]], *rest)
-    os.copy_file_range = lambda i, o, count, *rest: copy(i, o, min(count, size), *rest)
+
+    def most(at: int) -> int:
+        return size if size < PAGE else size // PAGE * PAGE - at % PAGE
+
+    def in_pieces(fd: int, buffers: Any) -> int:
+        return writev(fd, [b"".join(buffers)[: most(os.lseek(fd, 0, os.SEEK_END))]])
+
+    os.writev = in_pieces
+    os.pwritev = lambda fd, buffers, at: pwritev(fd, [b"".join(buffers)[: most(at)]], at)
+    os.copy_file_range = lambda i, o, count, *at: copy(i, o, min(count, most(at[1])), *at)
 
 
 def _fail_at_close(number: int, code: int) -> None:

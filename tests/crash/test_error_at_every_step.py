@@ -77,9 +77,7 @@ ERRORS = {
     "unlink": "EIO EROFS ESTALE",
     "mkdirat": _ENTRIES,
     "rmdir": "EIO EROFS ESTALE",
-    "utimensat": "EIO EROFS ESTALE",
     "fsetxattr": _ENTRIES,
-    "fremovexattr": "EIO ENOSPC EROFS ESTALE",
     "flock": "EIO ESTALE",
     "fstat": "EIO ESTALE",
     "newfstatat": "EIO ESTALE",
@@ -98,10 +96,7 @@ TIDYING = ("unlinkat", "rmdir", "openat", "newfstatat", "fstat", "getdents64", "
 #: In calls that keep what can be computed anew, without which an operation succeeds as well.
 REMEMBERED = ".facts"
 #: Calls that fail for good rather than once, in the short form.
-LASTING = (
-    "writev pwritev pwritev2 copy_file_range fsync ftruncate utimensat fsetxattr fremovexattr "
-    "unlinkat renameat"
-)
+LASTING = "writev pwritev pwritev2 copy_file_range fsync ftruncate fsetxattr unlinkat renameat"
 
 
 def steps_of(ward: Ward, name: str) -> list[Call]:

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from httpnas.storage.append import Append
+from httpnas.storage.commits import PAGE
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import _bucket
 from httpnas.storage.store import Storage, StoredFile
@@ -78,11 +79,14 @@ def append(
     content: bytes,
     check: Check = anything,
     expected: int | None = None,
+    key: bytes | None = None,
 ) -> Version:
-    append = begin_append(storage, name, check, expected)
+    append = storage.begin_append(name, check, expected=expected, key=key)
+    if isinstance(append, Version):
+        return append
     try:
         append.write([content])
-        return append.commit(check, expected)
+        return append.commit()
     finally:
         append.close()
 
@@ -223,22 +227,75 @@ class Died(BaseException):
     """Ends an operation where its daemon dies: it mends nothing that it has begun."""
 
 
+def both_writes(function: str) -> list[str]:
+    """Return what is called for *function*: network file systems are written to at offsets."""
+    return ["writev", "pwritev"] if function == "writev" else [function]
+
+
 def die_at(patch: pytest.MonkeyPatch, function: str, nth: int) -> None:
     """Let the *nth* call of a function of :mod:`os` be the last one, which writes only a part."""
-    real, calls = getattr(os, function), itertools.count(1)
+    calls = itertools.count(1)
+    for name in both_writes(function):
+        patch.setattr(os, name, _dying(function, getattr(os, name), calls, nth))
 
+
+def _dying(
+    function: str, real: Callable[..., Any], calls: Iterator[int], nth: int
+) -> Callable[..., Any]:
     def dying(*args: Any, **kwargs: Any) -> Any:
         if next(calls) != nth:
             return real(*args, **kwargs)
-        if function == "pwritev":
-            real(args[0], [b"".join(args[1])[:3]], args[2])
+        if function == "writev":
+            # A process that is killed has written up to the end of a page.
+            content = b"".join(args[1])
+            end = os.fstat(args[0]).st_size
+            real(args[0], [content[: max(0, (end + len(content)) // PAGE * PAGE - end)]], *args[2:])
         elif function == "copy_file_range":
-            real(args[0], args[1], 10, *args[3:])
+            real(args[0], args[1], PAGE - args[4] % PAGE, *args[3:])
         elif function == "write":
             real(args[0], args[1][:5])
         raise Died
 
-    patch.setattr(os, function, dying)
+    return dying
+
+
+def crash(
+    storage: Storage, name: bytes, content: bytes, written: int, key: bytes | None = None
+) -> None:
+    """Leave *name* as a daemon leaves it that dies when *written* bytes of an append are there."""
+
+    def dying(real: Callable[..., int]) -> Callable[..., int]:
+        def write(fd: int, views: Any, *at: int) -> int:
+            if written:
+                real(fd, [b"".join(views)[:written]], *at)
+            raise Died
+
+        return write
+
+    begun = storage.begin_append(name, anything, key=key)
+    assert isinstance(begun, Append)
+    begun.write([content])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        on_write(patch, dying)
+        begun.commit()
+
+
+def on_write(
+    patch: pytest.MonkeyPatch, wrap: Callable[[Callable[..., int]], Callable[..., int]]
+) -> None:
+    """Let *wrap* stand before what writes the content of appends."""
+    for name in both_writes("writev"):
+        patch.setattr(os, name, wrap(getattr(os, name)))
+
+
+def pends(storage: Storage, name: bytes) -> bool:
+    """Tell whether the record of *name* announces something."""
+    file = opened(storage, name)
+    try:
+        record = storage.records.read(file.fd)
+        return record is not None and record.pending is not None
+    finally:
+        file.close()
 
 
 class Faults:
@@ -249,8 +306,12 @@ class Faults:
     ) -> None:
         self.calls = 0
         self.failed_on: list[Any] = []
-        real = getattr(os, function)
+        for name in both_writes(function):
+            patch.setattr(os, name, self._faulty(getattr(os, name), nth, code, lasting))
 
+    def _faulty(
+        self, real: Callable[..., Any], nth: int, code: int, lasting: bool
+    ) -> Callable[..., Any]:
         def faulty(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
             if self.calls == nth or (lasting and self.calls > nth):
@@ -258,4 +319,4 @@ class Faults:
                 raise OSError(code, os.strerror(code))
             return real(*args, **kwargs)
 
-        patch.setattr(os, function, faulty)
+        return faulty

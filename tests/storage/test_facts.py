@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -15,15 +14,16 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from httpnas.storage import facts
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import StorageBroken
 from httpnas.storage.facts import Facts, newlines
-from httpnas.storage.records import LARGEST
+from httpnas.storage.record import KEYS, LARGEST, Key, Pending, Record, decode
+from httpnas.storage.records import Records
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.private import own
 from tests.storage.steps import (
+    Faults,
     anything,
     append,
     both_kinds,
@@ -61,10 +61,20 @@ def upload_with(storage: Storage, name: bytes, content: bytes, **digests: bytes)
         pending.close()
 
 
-def write_record(storage: Storage, name: bytes, record: bytes) -> None:
+def write_record(storage: Storage, root: Path, name: str, record: bytes) -> None:
+    """Put *record* in the place of the record of *name*, by other hands than the daemon's."""
+    if storage.has_xattrs:
+        os.setxattr(root / name, "user.httpnas", record)
+    else:
+        (root / ".httpnas" / "records" / f"{(root / name).stat().st_ino:x}").write_bytes(record)
+
+
+def record_of(storage: Storage, name: bytes) -> Record:
     file = opened(storage, name)
-    storage.records.write(file.fd, "facts", record)
+    record = storage.records.read(file.fd)
     file.close()
+    assert record is not None
+    return record
 
 
 # What is known
@@ -108,7 +118,7 @@ def test_an_append_adds_its_lines_and_voids_the_digests(storage: Storage, size: 
         assert isinstance(pending, Append)
         pending.write([b"\n", b"x" * size])
         pending.write([b"\n\n" * number])
-        pending.commit(anything)
+        pending.commit()
         pending.close()
         lines += 1 + 2 * number
         assert known(storage, b"f") == Facts(lines)
@@ -219,8 +229,8 @@ def test_what_is_remembered_is_joined_to_what_is_known(storage: Storage) -> None
     assert known(storage, b"f") == Facts(1, {"sha-256": SHA256})
     storage.remember(b"f", version, Facts(digests={"sha-512": SHA512}))
     assert known(storage, b"f") == Facts(1, {"sha-256": SHA256, "sha-512": SHA512})
-    storage.remember(b"f", version, Facts(7, {"sha-256": b"new"}))
-    assert known(storage, b"f") == Facts(7, {"sha-256": b"new", "sha-512": SHA512})
+    storage.remember(b"f", version, Facts(7, {"sha-256": SHA256[::-1]}))
+    assert known(storage, b"f") == Facts(7, {"sha-256": SHA256[::-1], "sha-512": SHA512})
 
 
 def test_what_is_remembered_of_a_file_of_others_is_known(storage: Storage, root: Path) -> None:
@@ -318,129 +328,123 @@ def test_a_file_that_can_not_be_opened_any_more_is_no_error(storage: Storage) ->
 # Records that are none
 
 
-DAMAGED = [
-    b"",
-    b"\0",
-    b"\xff\xfe",
-    b"{",
-    b"null",
-    b"[]",
-    b'"text"',
-    b"7",
-    b"{}",
-    b"[" * 2000,
-    b'{"version":' * 150,
-    b'{"version": "%s"}',
-    b'{"version": "%s", "lines": 7}',
-    b'{"version": "%s", "lines": 7, "digests": []}',
-    b'{"version": "%s", "lines": 7, "digests": null}',
-    b'{"version": "%s", "lines": 7, "digests": {"sha-256": 1}}',
-    b'{"version": "%s", "lines": 7, "digests": {"sha-256": "xx"}}',
-    b'{"version": "%s", "lines": 7, "digests": {}',
-    b'{"version": "%s", "lines": "7", "digests": {}}',
-    b'{"version": "%s", "lines": [], "digests": {}}',
-    b'{"version": "%s", "lines": ' + b"7" * 1900 + b"x",
-    b'{"version": ["%s"], "lines": 7, "digests": {}}',
-    b'{"version": "0-0-0", "lines": 7, "digests": {}}',
-]
-
-
-@pytest.mark.parametrize("record", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_record_is_ignored(storage: Storage, record: bytes) -> None:
-    version = upload(storage, b"f", b"a\n")
-    write_record(storage, b"f", record.replace(b"%s", version.tag.encode()))
-    assert known(storage, b"f") == Facts()
+@both_kinds
+@pytest.mark.parametrize("nth", range(0, 140, 3))
+def test_a_damaged_record_is_ignored(storage: Storage, root: Path, nth: int) -> None:
+    upload_with(storage, b"f", b"a\n", **{"sha-256": SHA256})
+    whole = record_of(storage, b"f").encode()
+    nth %= len(whole)
+    damaged = [
+        whole[:nth],
+        whole[nth:],
+        whole[:nth] + bytes([whole[nth] ^ 1]) + whole[nth + 1 :],
+        whole + b"x" * nth + b"y",
+    ]
+    for record in damaged:
+        write_record(storage, root, "f", record)
+        before = known(storage, b"f")
+        assert before in (Facts(), Facts(1, {"sha-256": SHA256})) and (
+            before == Facts() or record == whole
+        )
     assert append(storage, b"f", b"b\n").size == 4
     assert known(storage, b"f") == Facts()
-    version = version_of(storage, b"f")
-    write_record(storage, b"f", record.replace(b"%s", version.tag.encode()))
-    storage.remember(b"f", version, Facts(2))
+    storage.remember(b"f", version_of(storage, b"f"), Facts(2))
     assert known(storage, b"f") == Facts(2)
 
 
-@settings(max_examples=60, deadline=None)
-@given(record=st.one_of(st.binary(max_size=LARGEST), st.text(max_size=500).map(str.encode)))
-def test_any_record_can_be_read(record: bytes) -> None:
-    class Foreign:
-        def read(self, fd: int, kind: str) -> bytes:
-            return record
-
-    facts.recall(0, Version(1, 2, 3), Foreign())  # type: ignore[arg-type]
+@settings(max_examples=100, deadline=None)
+@given(record=st.binary(max_size=LARGEST))
+def test_what_is_no_record_is_none(record: bytes) -> None:
+    assert decode(record) is None
 
 
-@settings(max_examples=60, deadline=None)
+TIMES = st.integers(-(2**63), 2**63 - 1)
+SIZES = st.integers(0, 2**63 - 1)
+KEY = st.builds(Key, st.binary(min_size=8, max_size=8), SIZES, SIZES, TIMES, st.booleans())
+PENDING = st.builds(
+    Pending,
+    added=SIZES,
+    checksum=st.integers(0, 2**32 - 1),
+    stamp=TIMES,
+    lines=st.none() | SIZES,
+    boot=SIZES,
+    keys=st.just(0),
+    pages=st.lists(st.integers(0, 2**32 - 1), max_size=64).map(tuple),
+    staged=st.binary(max_size=60),
+)
+DIGESTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "md5": st.binary(min_size=16, max_size=16),
+        "sha-256": st.binary(min_size=32, max_size=32),
+        "sha-512": st.binary(min_size=64, max_size=64),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
 @given(
-    found=st.builds(
-        Facts,
-        st.none() | st.integers(0, 2**64),
-        st.dictionaries(st.sampled_from(["md5", "sha-256", "sha-512"]), st.binary(max_size=64)),
+    record=st.builds(
+        Record,
+        inode=SIZES,
+        birth=SIZES,
+        size=SIZES,
+        mtime_ns=TIMES,
+        at_ns=TIMES,
+        stamp=TIMES,
+        foreign_ctime_ns=st.none() | TIMES,
+        lines=st.none() | SIZES,
+        digests=DIGESTS,
+        keys=st.lists(KEY, max_size=KEYS).map(tuple),
+        pending=st.none() | PENDING,
     )
 )
-def test_what_was_remembered_is_recalled(found: Facts) -> None:
-    class Memory:
-        record = b""
-
-        def write(self, fd: int, kind: str, record: bytes) -> None:
-            self.record = record
-
-        def read(self, fd: int, kind: str) -> bytes:
-            return self.record
-
-    memory, version = Memory(), Version(1, 2, 3)
-    facts.remember(0, version, found, memory)  # type: ignore[arg-type]
-    assert facts.recall(0, version, memory) == found  # type: ignore[arg-type]
-    assert json.loads(memory.record)["version"] == version.tag
-    for other in [Version(0, 2, 3), Version(1, 1, 3), Version(1, 2, 1)]:
-        assert facts.recall(0, other, memory) == Facts()  # type: ignore[arg-type]
+def test_what_was_recorded_is_read_again(record: Record) -> None:
+    encoded = record.encode()
+    assert decode(encoded) == record
+    assert decode(encoded[:-1]) is None
 
 
-@both_kinds
-def test_more_than_a_record_holds_is_not_kept(storage: Storage) -> None:
-    version = upload(storage, b"f", b"a\n")
-    storage.remember(b"f", version, Facts(digests={"huge": b"x" * LARGEST}))
-    assert known(storage, b"f") == Facts(1)
+@pytest.mark.parametrize("time_ns", [-1, -(10**18), 1 << 63, 15 * 10**18, -(1 << 63)])
+def test_a_time_of_any_year_can_be_recorded(time_ns: int) -> None:
+    record = Record(1, 0, 1, time_ns, time_ns, time_ns, time_ns)
+    found = decode(record.encode())
+    assert found is not None
+    assert (found == record) == (-(1 << 63) <= time_ns < 1 << 63)
 
 
 # No room
 
 
 @pytest.fixture
-def no_room(kind: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Take the room away that facts need, and nothing else's; return what was tried in vain."""
-    tried: list[str] = []
-    real_set, real_open = os.setxattr, os.open
+def no_room(kind: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Take the room away that digests need, and nothing else's; return what was tried in vain."""
+    tried: list[int] = []
+    real_write = type(storage.records).write
 
-    def setxattr(target: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        if name.endswith(".facts"):
-            tried.append(name)
-            raise OSError(errno.ENOSPC, "full")
-        real_set(target, name, *args, **kwargs)
-
-    def open_(path: Any, *args: Any, **kwargs: Any) -> int:
-        if isinstance(path, str) and path.endswith(".facts.new"):
-            tried.append(path)
+    def write(records: Records, fd: int, record: Record) -> None:
+        if record.digests:
+            tried.append(len(record.encode()))
             raise OSError(errno.EDQUOT, "full")
-        return real_open(path, *args, **kwargs)
+        real_write(records, fd, record)  # type: ignore[arg-type]
 
-    if kind == "xattrs":
-        monkeypatch.setattr(os, "setxattr", setxattr)
-    else:
-        monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(type(storage.records), "write", write)
     return tried
 
 
-def test_no_room_for_facts_fails_nothing(storage: Storage, no_room: list[str]) -> None:
+def test_no_room_for_digests_fails_nothing(storage: Storage, no_room: list[int]) -> None:
     version = upload_with(storage, b"f", b"a\n", **{"sha-256": SHA256})
     assert len(no_room) == 1
-    assert known(storage, b"f") == Facts()
-    storage.remember(b"f", version, Facts(1))
+    assert known(storage, b"f") == Facts(1)
+    storage.remember(b"f", version, Facts(2, {"sha-256": SHA256}))
     assert len(no_room) == 2
+    assert known(storage, b"f") == Facts(2)
     assert append(storage, b"f", b"b\n").size == 4
     assert read(storage, b"f") == b"a\nb\n"
 
 
 @both_kinds
-def test_no_room_for_newer_facts_fails_no_append_and_leaves_no_old_ones(
+def test_no_room_for_old_digests_fails_no_append(
     storage: Storage, request: pytest.FixtureRequest
 ) -> None:
     upload_with(storage, b"f", b"a\n", **{"sha-256": SHA256})
@@ -448,26 +452,19 @@ def test_no_room_for_newer_facts_fails_no_append_and_leaves_no_old_ones(
     append(storage, b"f", b"b\n")
     assert len(no_room) == 1
     assert read(storage, b"f") == b"a\nb\n"
-    assert known(storage, b"f") == Facts()
+    assert known(storage, b"f") == Facts(2)
 
 
-def test_a_disk_that_breaks_while_facts_are_written_fails_the_append(
+def test_a_disk_that_breaks_while_the_record_is_written_fails_the_append(
     kind: str, storage: Storage, root: Path
 ) -> None:
-    before = upload(storage, b"f", b"a\n")
-    with pytest.MonkeyPatch.context() as patch:
-        function = "setxattr" if kind == "xattrs" else "rename"
-        real = getattr(os, function)
-
-        def broken(*args: Any, **kwargs: Any) -> Any:
-            if str(args[1]).endswith(".facts"):
-                raise OSError(errno.EIO, "broken")
-            return real(*args, **kwargs)
-
-        patch.setattr(os, function, broken)
-        assert isinstance(outcome(lambda: append(storage, b"f", b"b\n")), StorageBroken)
-    assert (root / "f").read_bytes() == b"a\n"
-    assert version_of(storage, b"f") == before
+    for nth in (1, 2):
+        before = upload(storage, b"f", b"a\n")
+        with pytest.MonkeyPatch.context() as patch:
+            Faults(patch, "setxattr" if kind == "xattrs" else "rename", nth, errno.EIO)
+            assert isinstance(outcome(lambda: append(storage, b"f", b"b\n")), StorageBroken)
+        assert (root / "f").read_bytes() == b"a\n"
+        assert version_of(storage, b"f") == before
 
 
 # Counting
@@ -496,7 +493,7 @@ def test_counts_are_those_of_wc_whatever_the_pieces(storage: Storage, root: Path
                 assert isinstance(pending, Append)
                 pending.write(pieces[:2])
                 pending.write(pieces[2:])
-                pending.commit(anything)
+                pending.commit()
                 pending.close()
         whole = b"".join([*uploaded, *(piece for pieces in appended for piece in pieces)])
         counted = subprocess.run(["wc", "-l"], input=whole, capture_output=True, check=True).stdout

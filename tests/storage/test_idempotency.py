@@ -6,20 +6,22 @@ import errno
 import itertools
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from httpnas.storage.idempotency import REMEMBERED
 
-from httpnas.storage import idempotency, version
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
+from httpnas.storage.commits import PAGE
 from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull
-from httpnas.storage.records import LARGEST
+from httpnas.storage.record import KEYS, LARGEST, Record, decode
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version
+from tests.private import own
+from tests.storage import steps
 from tests.storage.steps import (
     Died,
     Refused,
@@ -36,12 +38,19 @@ from tests.storage.steps import (
     remove,
     upload,
 )
-from tests.storage.test_records import LARGE, SMALL, Failing, crash
+from tests.storage.test_records import LARGE, SMALL, Failing
 
 
-def begin(storage: Storage, name: bytes, content: bytes, key: bytes | None) -> Append:
+def begin(
+    storage: Storage,
+    name: bytes,
+    content: bytes,
+    key: bytes | None,
+    check: Check = anything,
+    expected: int | None = None,
+) -> Append:
     """Stage an append which is not done yet."""
-    pending = storage.begin_append(name, anything, key=key)
+    pending = storage.begin_append(name, check, expected=expected, key=key)
     assert isinstance(pending, Append)
     pending.write([content])
     return pending
@@ -55,14 +64,7 @@ def append(
     check: Check = anything,
     expected: int | None = None,
 ) -> Version:
-    begun = storage.begin_append(name, check, expected=expected, key=key)
-    if isinstance(begun, Version):
-        return begun
-    try:
-        begun.write([content])
-        return begun.commit(check, expected)
-    finally:
-        begun.close()
+    return steps.append(storage, name, content, check, expected, key)
 
 
 def version_of(storage: Storage, name: bytes) -> Version:
@@ -104,7 +106,7 @@ def test_a_repeat_that_was_begun_before_the_first_ended_appends_nothing(
 ) -> None:
     upload(storage, b"f", b"old ")
     pending = [begin(storage, b"f", b"x" * size, b"key") for _ in range(3)]
-    outcomes = [one.commit(anything) for one in pending]
+    outcomes = [one.commit() for one in pending]
     for one in pending:
         one.close()
     assert len(set(outcomes)) == 1
@@ -150,9 +152,9 @@ def test_a_repeat_that_was_begun_before_is_not_asked_for_conditions_either(
     storage: Storage,
 ) -> None:
     before = upload(storage, b"f", b"old")
-    first, second = begin(storage, b"f", b"new", b"key"), begin(storage, b"f", b"new", b"key")
-    done = first.commit(only(before.tag), 3)
-    assert second.commit(only(before.tag), 3) == done
+    first, second = (begin(storage, b"f", b"new", b"key", only(before.tag), 3) for _ in range(2))
+    done = first.commit()
+    assert second.commit() == done
     first.close()
     second.close()
 
@@ -170,11 +172,11 @@ def test_an_append_that_is_given_up_was_never_seen(storage: Storage) -> None:
 
 @both_kinds
 def test_the_latest_keys_are_remembered_in_order(storage: Storage) -> None:
-    assert REMEMBERED >= 32
+    assert KEYS >= 32
     upload(storage, b"f", b"")
-    count = 2 * REMEMBERED + 5
+    count = 2 * KEYS + 5
     done = [append(storage, b"f", b"x", b"%d" % number) for number in range(count)]
-    forgotten = count - REMEMBERED
+    forgotten = count - KEYS
     for number in range(forgotten, count):
         assert append(storage, b"f", b"x", b"%d" % number) == done[number]
     assert read(storage, b"f") == b"x" * count
@@ -187,11 +189,11 @@ def test_the_latest_keys_are_remembered_in_order(storage: Storage) -> None:
 
 def test_repeats_and_appends_without_a_key_push_none_out(storage: Storage) -> None:
     upload(storage, b"f", b"")
-    for number in range(REMEMBERED):
+    for number in range(KEYS):
         append(storage, b"f", b"x", b"%d" % number)
         append(storage, b"f", b"y")
         append(storage, b"f", b"x", b"0")
-    assert all(knows(storage, b"f", b"%d" % number) for number in range(REMEMBERED))
+    assert all(knows(storage, b"f", b"%d" % number) for number in range(KEYS))
 
 
 # Races
@@ -204,7 +206,10 @@ def test_of_repeats_that_race_one_lands(storage: Storage, root: Path) -> None:
         key, line = b"%d" % round_, b"%d\n" % round_
         size = LARGE if round_ == 3 else 0
         results = at_once(
-            [partial(append, s, b"f", b"x" * size + line, key) for s in [storage, other] * 4]
+            [
+                lambda s=s: append(s, b"f", b"x" * size + line, key)  # noqa: B023
+                for s in [storage, other] * 4
+            ]
         )
         assert len(set(results)) == 1 and isinstance(results[0], Version)
         assert results[0] == version_of(storage, b"f")
@@ -218,7 +223,7 @@ def test_of_repeats_that_were_staged_before_one_lands(storage: Storage) -> None:
     upload(storage, b"f", b"")
     for round_ in range(12):
         pending = [begin(storage, b"f", b"%d\n" % round_, b"%d" % round_) for _ in range(6)]
-        results = at_once([partial(one.commit, anything) for one in pending])
+        results = at_once([lambda one=one: one.commit() for one in pending])
         assert len(set(results)) == 1 and isinstance(results[0], Version)
         for one in pending:
             one.close()
@@ -259,21 +264,13 @@ def test_of_repeats_from_two_processes_one_lands(storage: Storage, root: Path) -
 # Crashes and failures
 
 
-#: Where a daemon dies: as soon as the keys are written, and before the append counts.
-DEATHS = [
-    ("xattrs", "pwritev", 1),
-    ("xattrs", "setxattr", 3),
-    ("xattrs", "fsync", 1),
-    ("xattrs", "removexattr", 1),
-    ("files", "pwritev", 1),
-    ("files", "rename", 3),
-    ("files", "unlink", 1),
-]
+#: Where a daemon dies before all of an append is there.
+DEATHS = [("xattrs", "writev", 1), ("files", "rename", 1), ("files", "writev", 1)]
 
 
 @pytest.mark.parametrize("kind, where, nth", DEATHS, indirect=["kind"])
 @pytest.mark.parametrize(
-    "between, between_key", [(b"much more than was lost", None), (b"x", b"between")]
+    "between, between_key", [(b"much more than was lost" * 500, None), (b"x", b"between")]
 )
 def test_a_key_whose_append_a_crash_has_undone_was_never_seen(
     kind: str,
@@ -287,7 +284,7 @@ def test_a_key_whose_append_a_crash_has_undone_was_never_seen(
     older = [append(durable, b"f", b"o", b"older %d" % number) for number in range(3)]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
         die_at(patch, where, nth)
-        append(durable, b"f", b"lost!", b"key")
+        append(durable, b"f", b"lost!" * PAGE, b"key")
     assert not knows(durable, b"f", b"key")
     append(durable, b"f", between, between_key)
     for number, done in enumerate(older):
@@ -298,19 +295,69 @@ def test_a_key_whose_append_a_crash_has_undone_was_never_seen(
     assert read(durable, b"f") == b"old ooo" + between + b"new"
 
 
-def test_while_an_append_is_under_way_its_key_is_not_known(storage: Storage) -> None:
+#: Where a daemon dies when all of an append is there.
+LATE_DEATHS = [
+    ("xattrs", "fsync", 1),
+    ("xattrs", "setxattr", 2),
+    ("files", "fsync", 3),
+    ("files", "rename", 2),
+]
+
+
+@pytest.mark.parametrize("kind, where, nth", LATE_DEATHS, indirect=["kind"])
+def test_a_key_whose_append_a_crash_has_left_whole_is_answered_once_that_is_synced(
+    kind: str, where: str, nth: int, durable: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(durable, b"f", b"old ")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        die_at(patch, where, nth)
+        append(durable, b"f", b"new", b"key")
+    assert not knows(durable, b"f", b"key"), "nobody has synced it"
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    done = append(durable, b"f", b"new", b"key")
+    assert synced[0] == (root / "f").stat().st_ino
+    assert (done, read(durable, b"f")) == (version_of(durable, b"f"), b"old new")
+    assert append(durable, b"f", b"new", b"key") == done
+
+
+@both_kinds
+def test_a_repeat_is_not_answered_whose_first_can_not_be_synced(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the first one fails, a repeat of it waits at the lock, and the disk stays broken."""
+
+    def die(fd: int) -> None:
+        raise Died
+
+    upload(storage, b"f", b"old ")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        patch.setattr(storage, "sync", die)
+        append(storage, b"f", b"new", b"key")
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(storage, "sync", broken)
+    for _ in range(2):
+        assert isinstance(outcome(lambda: append(storage, b"f", b"new", b"key")), StorageBroken)
+    monkeypatch.undo()
+
+
+def test_while_an_append_is_under_way_its_key_is_not_known(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may still be undone, and then who was told that it landed was told wrong."""
     upload(storage, b"f", b"old")
     seen: list[bool] = []
-    with pytest.MonkeyPatch.context() as patch:
-        real = version.clear_undo
-
-        def late(fd: int, records: Any) -> None:
-            seen.append(knows(storage, b"f", b"key"))
-            real(fd, records)
-
-        patch.setattr(version, "clear_undo", late)
-        append(storage, b"f", b"new", b"key")
+    monkeypatch.setattr(storage, "sync", lambda fd: seen.append(knows(storage, b"f", b"key")))
+    append(storage, b"f", b"new", b"key")
     assert seen == [False]
     assert knows(storage, b"f", b"key")
 
@@ -344,7 +391,7 @@ def test_a_key_whose_append_failed_was_never_seen(
 
 
 @pytest.mark.parametrize(
-    "function", ["setxattr", "getxattr", "removexattr", "fsync", "pwritev", "utime", "open",
+    "function", ["setxattr", "getxattr", "removexattr", "fsync", "writev", "open",
                  "read", "write", "rename", "unlink", "fstat"],
 )  # fmt: skip
 def test_whatever_fails_an_append_with_a_key_has_landed_or_not(
@@ -355,20 +402,21 @@ def test_whatever_fails_an_append_with_a_key_has_landed_or_not(
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     storage = Storage(str(root))
     for nth in itertools.count(1):
-        upload(storage, b"f", b"old ")
-        append(storage, b"f", b"o", b"older")
+        name = b"%d" % nth
+        upload(storage, name, b"old ")
+        append(storage, name, b"o", b"older")
         with pytest.MonkeyPatch.context() as patch:
             failing = Failing(patch, function, nth, errno.EIO)
-            result = outcome(lambda: append(storage, b"f", b"new", b"key"))
+            result = outcome(lambda name=name: append(storage, name, b"new", b"key"))
         if failing.calls < nth:
             assert isinstance(result, Version)
             break
         landed = isinstance(result, Version)
         assert landed or isinstance(result, StorageError)
-        assert read(storage, b"f") == b"old o" + b"new" * landed
-        append(storage, b"f", b"and more")
-        assert knows(storage, b"f", b"key") == landed
-        assert knows(storage, b"f", b"older")
+        assert read(storage, name) == b"old o" + b"new" * landed
+        append(storage, name, b"and more")
+        assert knows(storage, name, b"key") == landed
+        assert knows(storage, name, b"older")
     storage.close()
 
 
@@ -380,12 +428,9 @@ def test_keys_that_can_not_be_written_fail_the_append_as_a_whole(
     before = append(storage, b"f", b"o", b"older")
     with pytest.MonkeyPatch.context() as patch:
         function = "setxattr" if kind == "xattrs" else "rename"
-        real = getattr(os, function)
 
         def fail(*args: Any, **kwargs: Any) -> Any:
-            if str(args[1]).endswith(".keys"):
-                raise OSError(code, os.strerror(code))
-            return real(*args, **kwargs)
+            raise OSError(code, os.strerror(code))
 
         patch.setattr(os, function, fail)
         with pytest.raises(StorageBroken if code == errno.EIO else StorageFull):
@@ -415,47 +460,99 @@ def test_a_file_that_is_cut_short_by_others_has_not_taken_what_it_lost(
 # Other files of the name
 
 
-@both_kinds
-def test_a_replacement_has_taken_nothing(storage: Storage, root: Path) -> None:
-    anew = partial(upload, storage, content=b"replaced ")
-    replacements: list[list[Callable[[], object]]] = [
-        [lambda: anew(b"f")],
-        [lambda: anew(b"g"), lambda: storage.move(b"g", b"f", anything)],
-        [lambda: remove(storage, b"f"), lambda: anew(b"f")],
-        [lambda: (root / "g").write_bytes(b"replaced "), lambda: os.rename(root / "g", root / "f")],
-        [lambda: storage.move(b"f", b"away", anything), lambda: anew(b"f")],
-    ]
-    for steps in replacements:
-        upload(storage, b"f", b"")
-        append(storage, b"f", b"x", b"key")
-        for step in steps:
-            step()
-        assert not knows(storage, b"f", b"key")
-        append(storage, b"f", b"y", b"key")
-        assert read(storage, b"f") == b"replaced y"
+REPLACEMENTS: dict[str, Callable[[Storage, Path], Any]] = {
+    "upload": lambda storage, root: upload(storage, b"f", b"replaced "),
+    "move": lambda storage, root: (
+        upload(storage, b"g", b"replaced "),
+        storage.move(b"g", b"f", anything),
+    ),
+}
 
 
 @both_kinds
-def test_an_append_that_began_before_a_replacement_lands_on_it(storage: Storage) -> None:
+@pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS)
+def test_a_replacement_by_the_daemon_goes_on_with_the_keys_of_the_name(
+    storage: Storage, root: Path, replace: Callable[[Storage, Path], Any]
+) -> None:
+    upload(storage, b"f", b"")
+    done = append(storage, b"f", b"much more than it is replaced by", b"key")
+    for _ in range(2):
+        replace(storage, root)
+        assert append(storage, b"f", b"x", b"key") == done
+        assert read(storage, b"f") == b"replaced "
+    append(storage, b"f", b"y", b"other")
+    assert knows(storage, b"f", b"key") and knows(storage, b"f", b"other")
+
+
+OTHERS: dict[str, Callable[[Storage, Path], Any]] = {
+    "remove": lambda storage, root: (
+        remove(storage, b"f"),
+        upload(storage, b"f", b"replaced "),
+    ),
+    "others": lambda storage, root: (
+        (root / "g").write_bytes(b"replaced "),
+        os.rename(root / "g", root / "f"),
+    ),
+    "move away": lambda storage, root: (
+        storage.move(b"f", b"away", anything),
+        upload(storage, b"f", b"replaced "),
+    ),
+    "cp -a by others": lambda storage, root: (
+        (root / "f").rename(root / "first"),
+        subprocess.run(["cp", "-a", root / "first", root / "f"], check=True),
+        (root / "f").write_bytes(b"replaced "),
+    ),
+    "copytruncate": lambda storage, root: (
+        os.truncate(root / "f", 0),
+        append(storage, b"f", b"replaced "),
+    ),
+}
+
+
+@both_kinds
+@pytest.mark.parametrize("replace", OTHERS.values(), ids=OTHERS)
+def test_what_others_make_of_the_name_has_taken_nothing(
+    storage: Storage, root: Path, replace: Callable[[Storage, Path], Any]
+) -> None:
+    upload(storage, b"f", b"")
+    append(storage, b"f", b"x", b"key")
+    replace(storage, root)
+    assert not knows(storage, b"f", b"key")
+    append(storage, b"f", b"y", b"key")
+    assert read(storage, b"f") == b"replaced y"
+
+
+@both_kinds
+def test_a_copy_with_all_attributes_has_taken_nothing(storage: Storage, root: Path) -> None:
+    upload(storage, b"monday", b"")
+    append(storage, b"monday", b"x", b"key")
+    subprocess.run(["cp", "-a", root / "monday", root / "tuesday"], check=True)
+    append(storage, b"tuesday", b"y", b"key")
+    assert (read(storage, b"monday"), read(storage, b"tuesday")) == (b"x", b"xy")
+
+
+@both_kinds
+def test_an_append_that_began_before_a_replacement_is_a_repeat_after_it(storage: Storage) -> None:
     upload(storage, b"f", b"")
     first, again = begin(storage, b"f", b"x", b"key"), begin(storage, b"f", b"x", b"key")
-    first.commit(anything)
+    done = first.commit()
     upload(storage, b"f", b"replaced ")
-    again.commit(anything)
+    assert again.commit() == done
+    assert again.repeats
     first.close()
     again.close()
-    assert read(storage, b"f") == b"replaced x"
+    assert read(storage, b"f") == b"replaced "
 
 
 @both_kinds
-def test_keys_go_with_a_file_that_is_moved(storage: Storage) -> None:
+def test_keys_go_with_a_file_that_is_moved_and_join_those_of_the_name(storage: Storage) -> None:
     upload(storage, b"f", b"")
     upload(storage, b"d/g", b"other")
-    append(storage, b"d/g", b"x", b"other key")
+    other = append(storage, b"d/g", b"x", b"other key")
     first = append(storage, b"f", b"x", b"key")
     storage.move(b"f", b"d/g", anything)
     assert append(storage, b"d/g", b"x", b"key") == first
-    assert not knows(storage, b"d/g", b"other key")
+    assert append(storage, b"d/g", b"x", b"other key") == other
     storage.move(b"d", b"e", anything)
     assert append(storage, b"e/g", b"x", b"key") == first
     assert read(storage, b"e/g") == b"x"
@@ -463,45 +560,76 @@ def test_keys_go_with_a_file_that_is_moved(storage: Storage) -> None:
         append(storage, b"f", b"x", b"key")
 
 
-def test_a_new_file_has_not_taken_what_its_inode_had(kind: str, storage: Storage) -> None:
-    pending = storage.begin_upload(b"f", anything)
-    if kind == "files":  # left by a file that somebody else has removed
-        made = version.of_stat(os.fstat(pending._fd))
-        idempotency.remember(pending._fd, b"key", made, made, storage.records)
-    pending.write([b"new "])
-    pending.publish(anything)
-    pending.close()
+@pytest.mark.parametrize("birth", [True, False], ids=["birth", "no time of birth"])
+def test_a_new_file_has_not_taken_what_its_inode_had(
+    root: Path, monkeypatch: pytest.MonkeyPatch, birth: bool
+) -> None:
+    """Others remove a file and make another one, which has the same inode."""
+    steps.choose("files", monkeypatch, root)
+    if not birth:
+        monkeypatch.setattr("httpnas.storage.records._SYS_STATX", None)
+    storage = Storage(str(root), durable=False)
+    upload(storage, b"f", b"")
     append(storage, b"f", b"x", b"key")
-    assert read(storage, b"f") == b"new x"
+    assert knows(storage, b"f", b"key")
+    (record,) = own(root, "records").iterdir()
+    (root / "other").write_bytes(b"of others ")
+    record.rename(record.with_name(f"{(root / 'other').stat().st_ino:x}"))
+    monkeypatch.setattr("httpnas.storage.records.decode", _about(root / "other"))
+    assert not knows(storage, b"other", b"key")
+    append(storage, b"other", b"x", b"key")
+    assert read(storage, b"other") == b"of others x"
+    storage.close()
+
+
+def _about(path: Path) -> Callable[[bytes], Record | None]:
+    """Let all that was recorded have been recorded of the inode of *path*."""
+
+    def decoded(encoded: bytes) -> Record | None:
+        record = decode(encoded)
+        return record and replace(record, inode=path.stat().st_ino)
+
+    return decoded
 
 
 # Records that are none
 
 
+@both_kinds
 @pytest.mark.parametrize(
     "record", [b"", b"x", b"\xff" * 31, b"\0" * 33, b"\xff" * LARGEST, os.urandom(1000)]
 )
-def test_a_damaged_record_knows_no_key(storage: Storage, record: bytes) -> None:
+def test_a_damaged_record_knows_no_key(storage: Storage, root: Path, record: bytes) -> None:
     upload(storage, b"f", b"x" * SMALL)
-    file = opened(storage, b"f")
-    storage.records.write(file.fd, "keys", record)
-    file.close()
+    if storage.has_xattrs:
+        os.setxattr(root / "f", "user.httpnas", record)
+    else:
+        (own(root, "records") / f"{(root / 'f').stat().st_ino:x}").write_bytes(record)
     assert not knows(storage, b"f", b"key")
     first = append(storage, b"f", b"y", b"key")
     assert append(storage, b"f", b"y", b"key") == first
     assert read(storage, b"f") == b"x" * SMALL + b"y"
 
 
-@both_kinds
-def test_a_crash_with_a_damaged_record_is_repaired(storage: Storage, root: Path) -> None:
-    before = upload(storage, b"f", b"old")
-    crash(storage, root / "f", before, b"garbage")
-    file = opened(storage, b"f")
-    storage.records.write(file.fd, "keys", b"\xff" * 70)
-    file.close()
-    append(storage, b"f", b"new", b"key")
-    assert read(storage, b"f") == b"oldnew"
-    assert knows(storage, b"f", b"key")
+@pytest.mark.parametrize("room", [1000, 300])
+def test_old_keys_give_way_where_there_is_no_room_for_all(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """As on ext4 with blocks of 1 KiB, which hold all user xattrs of a file."""
+    real = os.setxattr
+
+    def setxattr(fd: int, name: str, value: bytes) -> None:
+        if len(value) > room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd, name, value)
+
+    upload(storage, b"f", b"")
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    for number in range(3 * KEYS):
+        done = append(storage, b"f", b"x", b"%d" % number)
+        assert append(storage, b"f", b"x", b"%d" % number) == done
+    assert read(storage, b"f") == b"x" * 3 * KEYS
+    assert not knows(storage, b"f", b"0")
 
 
 def test_a_large_repeat_leaves_no_temporary(storage: Storage, root: Path) -> None:
@@ -509,7 +637,7 @@ def test_a_large_repeat_leaves_no_temporary(storage: Storage, root: Path) -> Non
     pending = [begin(storage, b"f", b"x" * (IN_MEMORY + 1), b"key") for _ in range(2)]
     assert len(leftovers(root)) == 2
     for one in pending:
-        one.commit(anything)
+        one.commit()
         one.close()
     assert leftovers(root) == []
     assert (root / "f").stat().st_size == IN_MEMORY + 1

@@ -405,6 +405,6 @@ def test_a_file_that_becomes_a_link_while_it_is_listed_is_left_out(
     def is_a_link_by_now(*_: object) -> None:
         raise OSError(errno.ELOOP, "a link")
 
-    monkeypatch.setattr("httpnas.storage.version.committed_at", is_a_link_by_now)
+    monkeypatch.setattr("httpnas.storage.commits.version_at", is_a_link_by_now)
     assert folder.entry(b"f") is None
     folder.close()

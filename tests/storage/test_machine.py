@@ -73,7 +73,7 @@ def append(
         return begun
     try:
         begun.write([content])
-        return begun.commit(check, expected)
+        return begun.commit()
     finally:
         begun.close()
 

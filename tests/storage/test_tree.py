@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from httpnas.storage import locks as locks_module
+from httpnas.storage.append import Append
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     Contended,
@@ -39,7 +40,6 @@ from tests.storage.steps import (
     Refused,
     anything,
     at_once,
-    begin_append,
     leftovers,
     names,
     only,
@@ -788,11 +788,12 @@ def test_every_change_waits_for_the_lock_of_its_name(
     (root / "d").mkdir()
     with owned(os.open(root / "d", os.O_RDONLY)) as folder:
         other = b"d/" + with_another_lock(folder, (storage.root.fd, b"f"))
-    pending = begin_append(storage, b"f")
+    pending = storage.begin_append(b"f", anything)
+    assert isinstance(pending, Append)
     pending.write([b"x"])
     acts: dict[str, Callable[[], Any]] = {
         "upload": lambda: upload(storage, b"f", b"new"),
-        "append": lambda: pending.commit(anything),
+        "append": pending.commit,
         "move": lambda: storage.move(b"f", b"h", anything),
         "move to": lambda: storage.move(b"g", b"f", anything),
         "remove": lambda: storage.remove(b"f", anything),
