@@ -106,9 +106,9 @@ class Append:
             with translated():
                 self._namespace.sync(self.staged[0])
 
-    def commit(self) -> Version:
+    def commit(self, claim: Claim | None = None) -> Version:
         """Commit this append alone; see :func:`commit`."""
-        (outcome,) = commit(self._namespace, self._name, [self])
+        (outcome,) = commit(self._namespace, self._name, [self], claim)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -71,7 +71,15 @@ class Inheritance:
     def __init__(self, fd: int, folder: int, leaf: bytes) -> None:
         self._fd = fd
         self._folder = folder
+        self._status = os.fstat(folder)
         self._leaf = leaf
+
+    def moved_to(self, folder: int) -> bool:
+        """Go on with the descriptor *folder*, or return False because that is another folder."""
+        if not os.path.samestat(os.fstat(folder), self._status):
+            return False
+        self._folder = folder
+        return True
 
     def take(self) -> None:
         """Give it to the file. The file's next sync makes that durable.

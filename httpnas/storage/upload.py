@@ -21,6 +21,8 @@ from httpnas.storage.record import Record
 from httpnas.storage.rename import name_new
 from httpnas.storage.version import Check, Version, of_stat
 
+_NOT_NOTED = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+
 
 class Upload:
     """A temporary file that is being written; :meth:`publish` gives it its name.
@@ -38,6 +40,7 @@ class Upload:
         self._fd, self._temporary = namespace.workspace.create(0o600 if private else 0o666)
         self._lines = 0
         self._ledger: Ledger | None = None
+        self._inheritance: Inheritance | None = None
         self._published = False
 
     def claim(self) -> Claim:
@@ -93,13 +96,19 @@ class Upload:
         while not self._published:
             with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
                 try:
-                    inheritance = Inheritance(self._fd, folder, os.path.basename(self._name))
-                    inheritance.take()
-                    namespace.sync(self._fd)
+                    inheritance = self._inherit(folder)
                     self._replace(ledger, folder, inheritance, check, create_only, claim)
                     namespace.sync(folder)
                 except FileNotFoundError:
                     namespace.workspace.verify_temporary(self._temporary)
+
+    def _inherit(self, folder: int) -> Inheritance:
+        """Take over rights and sync the file, once for a folder, however often it is tried."""
+        if self._inheritance is None or not self._inheritance.moved_to(folder):
+            self._inheritance = Inheritance(self._fd, folder, os.path.basename(self._name))
+            self._inheritance.take()
+            self._namespace.sync(self._fd)
+        return self._inheritance
 
     def _replace(
         self,
@@ -132,10 +141,15 @@ class Upload:
                 namespace.records.forget(doomed)
 
     def _note(self, ledger: Ledger, record: Record) -> None:
-        """Write down *record*, unless the rights that the file has taken over forbid that."""
+        """Write down *record*, unless the rights that the file has taken over forbid that.
+
+        Without it the version has another tag, and nothing is known of it.
+        """
         try:
             ledger.settle(record)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _NOT_NOTED:
+                raise
             ledger.version = of_stat(os.fstat(self._fd))
 
     def _following(self, folder: int, leaf: bytes) -> Record:

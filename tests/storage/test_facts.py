@@ -66,7 +66,7 @@ def write_record(storage: Storage, root: Path, name: str, record: bytes) -> None
     if storage.has_xattrs:
         os.setxattr(root / name, "user.httpnas", record)
     else:
-        (root / ".httpnas" / "records" / f"{(root / name).stat().st_ino:x}").write_bytes(record)
+        (own(root, "records") / f"{(root / name).stat().st_ino:x}").write_bytes(record)
 
 
 def record_of(storage: Storage, name: bytes) -> Record:

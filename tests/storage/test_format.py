@@ -18,16 +18,17 @@ from typing import Any
 import pytest
 
 from httpnas.storage import format, locks, migration
+from httpnas.storage.commits import PAGE
 from httpnas.storage.errors import OtherFormat, StorageError
 from httpnas.storage.store import Storage
 from tests.private import own, runs_of
 from tests.storage.steps import (
-    Died,
     Faults,
     append,
     at_once,
     both_kinds,
     choose,
+    crash,
     leftovers,
     need_xattrs,
     outcome,
@@ -113,7 +114,7 @@ def test_records_stay_beside_their_files_where_xattrs_have_come(
     """Otherwise a torn part counts, and what is appended behind it is cut off later."""
     storage = Storage(str(root))
     upload(storage, b"f", b"old\n")
-    crash_in_append(storage, b"f", b"TORN")
+    crash_in_append(storage, b"f")
     no_xattrs.undo()
     again = Storage(str(root))
     assert not again.has_xattrs
@@ -124,16 +125,9 @@ def test_records_stay_beside_their_files_where_xattrs_have_come(
     assert (root / "f").read_bytes() == b"old\nnext\n"
 
 
-def crash_in_append(storage: Storage, name: bytes, body: bytes) -> None:
-    """Let the daemon die when a part of *body* is in the file, and not yet committed."""
-
-    def die(fd: int, buffers: Any, *rest: Any) -> int:
-        os.pwrite(fd, b"".join(buffers)[:3], rest[0])
-        raise Died
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
-        patch.setattr(os, "pwritev", die)
-        append(storage, name, body)
+def crash_in_append(storage: Storage, name: bytes) -> None:
+    """Let the daemon die when a part of an append to *name*, which has 4 bytes, is in the file."""
+    crash(storage, name, b"TORN" * PAGE, PAGE - 4)
     storage.workspace.close()
 
 
@@ -143,7 +137,7 @@ def test_a_file_system_that_has_no_xattrs_any_more_is_refused(
     need_xattrs(root)
     storage = Storage(str(root))
     upload(storage, b"f", b"old\n")
-    crash_in_append(storage, b"f", b"TORN")
+    crash_in_append(storage, b"f")
     with monkeypatch.context() as patch:
         choose("files", patch, root)
         with pytest.raises(OtherFormat, match="mount it with them"):

@@ -100,7 +100,7 @@ def test_an_append_whose_folder_is_moved_meanwhile_finds_no_file(
     begun = begin_append(storage, b"d/f", b"new")
     meanwhile(storage, patch, move(storage, b"d", b"e"))
     with closing(begun), pytest.raises(NoSuchFile):
-        begun.commit(anything)
+        begun.commit()
     assert read(storage, b"e/f") == b"old"
 
 
@@ -157,7 +157,7 @@ def test_a_folder_stays_while_an_append_below_it_is_committed(
 
     patch.setattr(os, "pwritev", pwritev)
     with closing(begun):
-        begun.commit(anything)
+        begun.commit()
     assert refused
     assert read(storage, b"d/x/y/f") == b"old new"
     change_folder(storage, folder, verb)
@@ -392,14 +392,14 @@ def test_an_append_waits_for_another_program_that_locks_the_file(
     neighbour = next(name for name in tried if _bucket(storage.root.fd, name) == same)
     with closing(begun), closing(begun.claim()) as claim:
         with pytest.raises(Locked):
-            begun.commit(anything, claim=claim)
+            begun.commit(claim)
         assert not claim.advance()
         be_impatient(storage)
         upload(storage, neighbour, b"is not waiting for that program")
         storage.locks._timeout = 30
         holder.let_go()
         assert claim.advance()
-        begun.commit(anything, claim=claim)
+        begun.commit(claim)
     assert (root / "f").read_bytes() == b"theirs\nours\n"
 
 
@@ -411,10 +411,10 @@ def test_an_append_does_not_wait_for_a_file_that_is_replaced_meanwhile(
     begun = begin_append(storage, b"f", b"more")
     with closing(begun), closing(begun.claim()) as claim:
         with pytest.raises(Locked):
-            begun.commit(anything, claim=claim)
+            begun.commit(claim)
         upload(storage, b"f", b"new ")
         assert claim.advance()
-        begun.commit(anything, claim=claim)
+        begun.commit(claim)
     assert read(storage, b"f") == b"new more"
 
 
@@ -426,7 +426,7 @@ def test_a_lock_on_a_file_that_has_lost_its_name_is_not_taken_for_one_on_the_nex
     begun = begin_append(storage, b"f", b"more")
     with closing(begun), closing(begun.claim()) as claim:
         with pytest.raises(Locked):
-            begun.commit(anything, claim=claim)
+            begun.commit(claim)
         storage.move(b"f", b"g", anything)
         upload(storage, b"f", b"new ")
         holder.let_go()
@@ -434,9 +434,9 @@ def test_a_lock_on_a_file_that_has_lost_its_name_is_not_taken_for_one_on_the_nex
         with owned(os.open(root / "f", os.O_RDWR)) as fd:
             locks_module._is_locked(fd)
             with pytest.raises(Locked):
-                begun.commit(anything, claim=claim)
+                begun.commit(claim)
         assert claim.advance()
-        begun.commit(anything, claim=claim)
+        begun.commit(claim)
     assert read(storage, b"f") == b"new more"
 
 

@@ -31,7 +31,7 @@ from httpnas.storage.errors import (
     StorageError,
     StorageGone,
 )
-from httpnas.storage.locks import NameLocks
+from httpnas.storage.locks import BUCKETS, NameLocks
 from httpnas.storage.store import Storage
 from httpnas.storage.workspace import _MOST_ALIVE
 from tests.harness import wait_until
@@ -451,7 +451,7 @@ def test_a_tree_of_any_depth_is_reclaimed_with_few_descriptors(
     os.close(at)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(map(int, os.listdir("/proc/self/fd")))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + BUCKETS + 20, limits[1]))
     try:
         remove(storage, b"d")
     finally:

@@ -17,6 +17,7 @@ from httpnas.storage.locks import _bucket
 from httpnas.transfer.disk import THREADS
 from tests.files.jobs import FakeJob
 from tests.harness import Client, Nas, wait_until
+from tests.private import own
 from tests.storage.steps import process
 
 _HOLDER = """
@@ -66,7 +67,7 @@ def held(nas: Nas) -> str:
 
 @pytest.fixture
 def holder(nas: Nas, held: str) -> Iterator[Holder]:
-    holder = Holder(nas.root / ".httpnas" / "locks" / f"{bucket(nas, held):03x}")
+    holder = Holder(own(nas.root, "locks") / f"{bucket(nas, held):03x}")
     yield holder
     holder.end()
 
