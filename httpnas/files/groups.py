@@ -69,6 +69,8 @@ def commit(storage: Storage, name: bytes, group: Sequence[Waiting]) -> None:
             waiting.outcome = error
         else:
             ready.append(waiting)
+    if not ready:
+        return
     try:
         outcomes = storage.commit(name, [waiting.append for waiting in ready])
     except Exception as error:
