@@ -78,6 +78,8 @@ def commit(storage: Storage, name: bytes, group: Sequence[Waiting], claim: Claim
         except Exception as error:
             waiting.outcome = error
     ready = [waiting for waiting in group if waiting.outcome is None]
+    if not ready:
+        return
     outcomes = storage.commit(name, [waiting.append for waiting in ready], claim)
     for waiting, outcome in zip(ready, outcomes, strict=True):
         waiting.outcome = outcome

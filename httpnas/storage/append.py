@@ -20,7 +20,7 @@ from dataclasses import replace
 from httpnas.storage import commits, version
 from httpnas.storage.commits import Ledger, Verdict, next_stamp, page_sums, without
 from httpnas.storage.content import copy, write_all
-from httpnas.storage.descriptors import owned
+from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import StorageError, translate, translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.locks import Claim, Locked
@@ -29,6 +29,16 @@ from httpnas.storage.record import KEYS, Key, Pending, Record
 from httpnas.storage.root import READ, WRITE, split
 from httpnas.storage.version import Check, Version, of_stat
 
+#: Of open(2): there is nothing, or no file, or one that may not be opened or not be changed.
+_NOT_OPENED = (
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ETXTBSY,
+)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes that are kept in memory, and committed together, before a temporary file is made.
 IN_MEMORY = (commits.MOST_PAGES - 1) * commits.PAGE
@@ -192,20 +202,39 @@ def repair(namespace: Namespace, name: bytes) -> None:
 def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | None:
     """Return the record of the file *leaf* in *folder*, where nothing of the dead pends any more.
 
-    None when there is no such file, none that has a record, or none that can be written to.
+    None when there is no such file, or none that has a record.
     """
-    try:
-        fd = os.open(leaf, WRITE | os.O_NOFOLLOW, dir_fd=folder)
-    except OSError:
+    fd = open_file(folder, leaf, READ)
+    if fd is None:
         return None
     with owned(fd):
-        if not version.is_file(os.fstat(fd)):
-            return None
         record = namespace.records.read(fd)
+    if record is None or record.pending is None:
+        return record
+    fd = open_file(folder, leaf, WRITE)
+    if fd is None:
+        return record
+    with owned(fd):
         # It may be appended to by another name that it has.
-        if record is None or record.pending is None or not commits.lock(fd):
-            return record
-        return recover(namespace, fd).record
+        return recover(namespace, fd).record if commits.lock(fd) else record
+
+
+def open_file(folder: int, leaf: bytes, flags: int) -> int | None:
+    """Open the file *leaf* in *folder*, None when it is no file or may not be opened in that way.
+
+    :raises OSError: when it cannot be opened.
+    """
+    try:
+        fd = os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if error.errno in _NOT_OPENED:
+            return None
+        raise
+    with handed_over(fd):
+        if version.is_file(os.fstat(fd)):
+            return fd
+    os.close(fd)
+    return None
 
 
 def recover(namespace: Namespace, fd: int) -> Ledger:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from httpnas.storage import commits, version
-from httpnas.storage.append import recover, recovered_at
+from httpnas.storage.append import open_file, recover, recovered_at
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     IntoItself,
@@ -132,9 +132,8 @@ def _keeping_its_record(
     belong to the name.
     """
     (source, name), (destination, new_name) = old, new
-    try:
-        fd = os.open(name, WRITE | os.O_NOFOLLOW, dir_fd=source)
-    except OSError:
+    fd = open_file(source, name, WRITE)
+    if fd is None:
         yield
         return
     with owned(fd):
