@@ -24,6 +24,7 @@ from tests.storage.steps import (
     append,
     leftovers,
     names,
+    on_write,
     opened,
     process,
     read,
@@ -147,15 +148,18 @@ def test_a_folder_stays_while_an_append_below_it_is_committed(
     upload(storage, b"d/x/y/f", b"old ")
     begun = begin_append(storage, b"d/x/y/f", b"new")
     be_impatient(storage)
-    real, refused = os.pwritev, []
+    refused = []
 
-    def pwritev(*args: Any) -> int:
-        with pytest.raises(Contended):
-            change_folder(storage, folder, verb)
-        refused.append(folder)
-        return real(*args)
+    def watched(real: Callable[..., int]) -> Callable[..., int]:
+        def write(*args: Any) -> int:
+            with pytest.raises(Contended):
+                change_folder(storage, folder, verb)
+            refused.append(folder)
+            return real(*args)
 
-    patch.setattr(os, "pwritev", pwritev)
+        return write
+
+    on_write(patch, watched)
     with closing(begun):
         begun.commit()
     assert refused
@@ -322,16 +326,19 @@ def test_an_append_by_another_name_of_the_file_waits(
     other = two_links(storage, root)
     storage.volume.is_local = local
     be_impatient(storage)
-    real, refused = os.pwritev, []
+    refused = []
 
-    def pwritev(*args: Any) -> int:
-        patch.undo()
-        with pytest.raises(Contended):
-            append(storage, other, b"second ")
-        refused.append(other)
-        return real(*args)
+    def watched(real: Callable[..., int]) -> Callable[..., int]:
+        def write(*args: Any) -> int:
+            patch.undo()
+            with pytest.raises(Contended):
+                append(storage, other, b"second ")
+            refused.append(other)
+            return real(*args)
 
-    patch.setattr(os, "pwritev", pwritev)
+        return write
+
+    on_write(patch, watched)
     append(storage, b"f", b"first ")
     assert refused
     append(storage, other, b"second ")
