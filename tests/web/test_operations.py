@@ -236,7 +236,7 @@ async def test_a_failure_of_the_storage_is_in_the_log(
     def fail(*_: object) -> None:
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr("httpnas.storage.upload.stamp", fail)
+    monkeypatch.setattr("httpnas.storage.upload.next_stamp", fail)
     with logged() as events:
         assert (await nas.fetch("POST", "/file/f", data=b"x"))[0] == 503
     assert "the storage failed: Stale file handle" in map(formatEvent, events)
@@ -339,7 +339,7 @@ async def test_the_steps_of_changes_are_timed(tmp_path: Path) -> None:
         assert 'httpnas_storage_step_seconds_count{step="append_commit"}' not in found
         await nas.fetch("PUT", "/file/f", data=b"2")
         found = await series(nas)
-        assert found['httpnas_storage_step_seconds_count{step="fsync"}'] == 4
+        assert found['httpnas_storage_step_seconds_count{step="fsync"}'] == 3
         assert found['httpnas_storage_step_seconds_count{step="lock_wait"}'] == 2
         assert found['httpnas_storage_step_seconds_count{step="append_commit"}'] == 1
     finally:
@@ -654,7 +654,7 @@ async def test_an_upload_that_fails_on_disk_is_told_as_failed(
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("httpnas.storage.upload.stamp", fail)
+    monkeypatch.setattr("httpnas.storage.upload.next_stamp", fail)
     await nas.fetch("POST", "/file/f", data=b"x")
     _, trace = await ask(nas, "/transfers")
     assert [(t["outcome"], t["status"]) for t in trace["ended"]] == [("failed", 500)]
