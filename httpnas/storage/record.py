@@ -225,7 +225,7 @@ def fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
 
 
 def nearly_fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
-    """Tell whether *record* is about the version that *status* shows, but for the time of change."""
+    """Tell whether *record* is about the version of *status*, but for the time of change."""
     if record is None:
         return False
     return (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
