@@ -72,7 +72,7 @@ class XattrRecords:
 
     touch_file = True
 
-    def __init__(self, durable: bool, staged: Staged = _nothing_staged) -> None:
+    def __init__(self, durable: bool = True, staged: Staged = _nothing_staged) -> None:
         self._durable = durable
         self.staged = staged
 
