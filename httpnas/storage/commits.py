@@ -15,7 +15,8 @@ of it: a write(2) which is killed ends where a page does, and a power cut may le
 of a page. What is larger is staged in a file of its own first, and compared with that.
 
 Readers take no lock. While an announcement pends they see the version before it, as long as it is
-being written (the file is locked then); when its writer has died they judge it in the same way.
+being written (the file is locked then). When its writer has died they judge it in the same way: it
+may be acknowledged, if all of it is there, and is brought to stable storage before they show it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import NamedTuple
 
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
-from httpnas.storage.record import LARGEST, Pending, Record, fits
+from httpnas.storage.record import LARGEST, Pending, Record, fits, nearly_fits
 from httpnas.storage.records import Records
 from httpnas.storage.root import READ
 from httpnas.storage.version import Version, is_file, of_stat
@@ -48,6 +49,8 @@ _SECOND = 1_000_000_000
 #: How often a record is written again because its time did not fit.
 _TRIES = 5
 _LOCK_TRIES = 5
+#: Of clock_gettime(2); advances every few milliseconds only.
+_CLOCK_REALTIME_COARSE = 5
 #: A file that others may still write to by mmap(2) is not written back for so many seconds.
 _WRITTEN_BACK = 60
 _CHUNK = 1 << 20
@@ -126,7 +129,10 @@ def known(fd: int, records: Records, at_once: bool = False) -> Known:
             if version is not None:
                 return Known(version, record)
         elif of_stat(after) == of_stat(before):
-            return Known(record.version if fits(record, after) else of_stat(after), record)
+            # A record that is locked and does not fit yet is about to be written again.
+            if fits(record, after) or (nearly_fits(record, after) and is_locked(fd)):
+                return Known(record.version, record)
+            return Known(of_stat(after), record)
         before = after
 
 
@@ -147,6 +153,9 @@ def _while_pending(
         raise Undecided
     with records.staged(pending.staged) as staged:
         verdict = judge(fd, record, pending, status, staged)
+    if verdict is Verdict.COMPLETE:
+        records.sync(fd)
+        return Version(status.st_size, status.st_mtime_ns, record.inode, pending.stamp)
     return of_stat(status) if verdict is Verdict.VOID else without(record, status)
 
 
@@ -305,7 +314,7 @@ class Ledger:
         It is written again when its time does not fit the change time that the file system gave
         it, by whatever clock that goes.
         """
-        at_ns = time.time_ns() if self.records.touch_file else os.fstat(self.fd).st_ctime_ns
+        at_ns = _clock_ns() if self.records.touch_file else os.fstat(self.fd).st_ctime_ns
         for _ in range(_TRIES):
             record = _write_with_room(self.fd, replace(record, at_ns=at_ns), self.records)
             self.record, self.version = record, record.version
@@ -330,9 +339,16 @@ class Ledger:
         except OSError:
             return None  # what is written is written
         record = self.record
-        if record is None or (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
-            return None
-        return None if fits(record, status) else status.st_ctime_ns
+        is_off = nearly_fits(record, status) and not fits(record, status)
+        return status.st_ctime_ns if is_off else None
+
+
+def _clock_ns() -> int:
+    """Return the time by the clock that file systems use for the change time."""
+    try:
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    except OSError:
+        return time.time_ns()
 
 
 def _write_with_room(fd: int, record: Record, records: Records) -> Record:

@@ -59,7 +59,7 @@ class Namespace:
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
         self.records: Records = (
-            XattrRecords(self.workspace.staged)
+            XattrRecords(durable, self.workspace.staged)
             if self.has_xattrs
             else FileRecords(self.workspace, self.workspace.records, durable, self.workspace.staged)
         )

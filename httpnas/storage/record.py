@@ -33,9 +33,9 @@ _KEY = struct.Struct("<8sQQq?")
 _CHECKSUM = struct.Struct("<I")
 _UNKNOWN = -1
 _HALF = 1 << 63
-#: Nanoseconds by which a change time may differ from the time at which the change was asked for:
-#: the kernel's clock for it advances every few milliseconds only.
-_TOLERANCE = 25_000_000
+#: Nanoseconds by which a change time may differ from the time at which the change was asked for: a
+#: step of the kernel's clock for it, and a little more.
+_TOLERANCE = 6_000_000
 _SECOND = 1_000_000_000
 _ALGORITHMS = ("sha-256", "sha-512", "md5")
 _SIZES = (32, 64, 16)
@@ -217,13 +217,18 @@ def fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
     The time of change decides, which is set by every change and by no program: touch(1) can set
     back the time of modification. Where both times are whole seconds, so is what can be told.
     """
-    if record is None:
-        return False
-    if (record.size, record.mtime_ns) != (status.st_size, status.st_mtime_ns):
+    if not nearly_fits(record, status):
         return False
     coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
     later = status.st_ctime_ns - record.at_ns
     return -_TOLERANCE - (_SECOND if coarse else 0) <= later <= _TOLERANCE
+
+
+def nearly_fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
+    """Tell whether *record* is about the version of *status*, but for the time of change."""
+    if record is None:
+        return False
+    return (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
 class _Reader:

@@ -53,6 +53,9 @@ class Records(Protocol):
     def write(self, fd: int, record: Record) -> None:
         """Replace the record of the file, in one step."""
 
+    def sync(self, fd: int) -> None:
+        """Bring the file to stable storage, if durability is asked for."""
+
     def birth(self, fd: int) -> int:
         """Return what tells the file from earlier ones of its inode, 0 where nothing does."""
 
@@ -63,13 +66,20 @@ class Records(Protocol):
 class XattrRecords:
     """Records in user xattrs, which are durable once the file has been synced.
 
+    :param durable: whether to sync.
     :param staged: opens what a record says was staged.
     """
 
     touch_file = True
 
-    def __init__(self, staged: Staged = _nothing_staged) -> None:
+    def __init__(self, durable: bool = True, staged: Staged = _nothing_staged) -> None:
+        self._durable = durable
         self.staged = staged
+
+    def sync(self, fd: int) -> None:
+        """Bring the file to stable storage, if durability is asked for."""
+        if self._durable:
+            os.fsync(fd)
 
     def read(self, fd: int) -> Record | None:
         """Return the record of the file, or None when there is none for it."""
@@ -142,6 +152,11 @@ class FileRecords:
         os.rename(f"{name}.new", name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         if self._durable:
             os.fsync(self._folder)
+
+    def sync(self, fd: int) -> None:
+        """Bring the file to stable storage, if durability is asked for."""
+        if self._durable:
+            os.fsync(fd)
 
     def birth(self, fd: int) -> int:
         """Return the time of birth of the file in nanoseconds (statx(2)), 0 where there is none."""

@@ -604,13 +604,18 @@ def test_an_append_that_dies_never_was_and_the_next_one_repairs(
 
 
 @pytest.mark.parametrize("kind, where, nth, size", LATE_DEATHS, indirect=["kind"])
-def test_an_append_that_dies_when_all_is_there_is_completed_by_the_next_one(
+def test_an_append_that_dies_when_all_is_there_counts_and_the_next_one_completes_it(
     kind: str, where: str, nth: int, size: int, durable: Storage, root: Path
 ) -> None:
     upload(durable, b"f", b"old ")
     die_in_append(durable, where, nth, size)
-    assert read(durable, b"f") == b"old "  # nobody has synced it
-    append(durable, b"f", b"new")
+    synced: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+        seen = version_of(durable, b"f")
+    assert synced == [(root / "f").stat().st_ino], "it may be gone after a power cut"
+    assert read(durable, b"f") == b"old " + b"x" * size
+    append(durable, b"f", b"new", only(seen.tag))
     assert read(durable, b"f") == (root / "f").read_bytes() == b"old " + b"x" * size + b"new"
     assert not pends(durable, b"f")
 
