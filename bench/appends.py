@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -117,20 +118,18 @@ def alone(tree: str, folder: Path, seconds: float, group: int) -> float:
     return float(made.stdout)
 
 
-def main(other: str, seconds: float = 4, rounds: int = 3) -> None:
+def main(other: str, seconds: str = "4", rounds: str = "3") -> None:
     trees = {"this": str(ROOT), "other": str(Path(other).resolve())}
     measures: dict[str, Callable[[str, Path], float]] = {
-        f"over HTTP, {count} clients": lambda tree, folder, count=count: over_http(
-            tree, folder, seconds, count
-        )
+        f"over HTTP, {count} clients": partial(over_http, seconds=float(seconds), clients=count)
         for count in CLIENTS
     }
     for size in (1, 8):
-        measures[f"storage alone, groups of {size}"] = lambda tree, folder, size=size: alone(
-            tree, folder, seconds, size
+        measures[f"storage alone, groups of {size}"] = partial(
+            alone, seconds=float(seconds), group=size
         )
     rates: dict[tuple[str, str], list[float]] = {}
-    for _ in range(rounds):
+    for _ in range(int(rounds)):
         for what, measure in measures.items():
             for name, tree in trees.items():
                 with ext4() as mounted:
@@ -143,4 +142,4 @@ def main(other: str, seconds: float = 4, rounds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(float(value) for value in sys.argv[2:3]), *map(int, sys.argv[3:4]))
+    main(*sys.argv[1:4])

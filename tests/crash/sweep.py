@@ -355,8 +355,11 @@ def _write_in_pieces(size: int) -> None:
     def in_pieces(fd: int, buffers: Any) -> int:
         return writev(fd, [b"".join(buffers)[: most(os.lseek(fd, 0, os.SEEK_END))]])
 
+    def in_pieces_at(fd: int, buffers: Any, at: int, flags: int = 0) -> int:
+        return pwritev(fd, [b"".join(buffers)[: most(at)]], at, flags)
+
     os.writev = in_pieces
-    os.pwritev = lambda fd, buffers, at: pwritev(fd, [b"".join(buffers)[: most(at)]], at)
+    os.pwritev = in_pieces_at
     os.copy_file_range = lambda i, o, count, *at: copy(i, o, min(count, most(at[1])), *at)
 
 

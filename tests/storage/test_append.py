@@ -7,6 +7,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.storage.steps import (
     anything,
     append,
     at_once,
+    begin_append,
     content_of,
     crash,
     leftovers,
@@ -60,7 +62,7 @@ def need_xattrs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sizes", [[3], [0], [3, 0, 4], [SMALL] * 3, [LARGE], [SMALL, LARGE, 1]])
 def test_a_body_lands_behind_the_end(storage: Storage, root: Path, sizes: list[int]) -> None:
     upload(storage, b"d/f", b"old")
-    pending = storage.begin_append(b"d/f", anything)
+    pending = begin_append(storage, b"d/f")
     for number, size in enumerate(sizes):
         pending.write([bytes([48 + number]) * size])
     assert read(storage, b"d/f") == b"old"
@@ -96,7 +98,7 @@ def test_an_append_of_nothing_changes_nothing(storage: Storage) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_close_without_commit_leaves_nothing(storage: Storage, root: Path, size: int) -> None:
     before = upload(storage, b"f", b"old")
-    pending = storage.begin_append(b"f", anything)
+    pending = begin_append(storage, b"f")
     pending.write([b"x" * size])
     assert len(leftovers(root)) == (size > IN_MEMORY)
     pending.close()
@@ -123,7 +125,7 @@ def test_a_file_that_goes_during_the_append_is_not_made_anew(storage: Storage) -
     upload(storage, b"d/f", b"old")
     upload(storage, b"e/f", b"old")
     upload(storage, b"g", b"old")
-    pending = [storage.begin_append(name, anything) for name in [b"d/f", b"e/f", b"g"]]
+    pending = [begin_append(storage, name) for name in [b"d/f", b"e/f", b"g"]]
     for one in pending:
         one.write([b"more"])
     remove(storage, b"d/f")
@@ -151,10 +153,10 @@ def test_another_length_than_expected_is_told(storage: Storage) -> None:
 def test_of_many_appends_at_one_offset_exactly_one_lands(storage: Storage) -> None:
     upload(storage, b"f", b"")
     for round_ in range(10):
-        pending = [storage.begin_append(b"f", anything, expected=round_) for _ in range(8)]
+        pending = [begin_append(storage, b"f", expected=round_) for _ in range(8)]
         for number, one in enumerate(pending):
             one.write([b"%d" % number])
-        results = at_once([lambda one=one: one.commit() for one in pending])
+        results = at_once([one.commit for one in pending])
         landed = [n for n, result in enumerate(results) if isinstance(result, Version)]
         assert len(landed) == 1
         others = [result for n, result in enumerate(results) if n not in landed]
@@ -192,7 +194,7 @@ def test_what_is_refused_when_it_is_written_already_is_not_appended(
 
 def test_the_check_decides_in_the_moment_of_the_commit(storage: Storage) -> None:
     before = upload(storage, b"f", b"old").tag
-    pending = storage.begin_append(b"f", only(before))
+    pending = begin_append(storage, b"f", only(before))
     pending.write([b"more"])
     upload(storage, b"f", b"new")
     with pytest.raises(Refused):
@@ -233,7 +235,7 @@ def test_appends_of_many_threads_are_whole_and_contiguous(storage: Storage) -> N
             append(storage, b"f", body(author, n, sizes[n % len(sizes)])) for n in range(len(sizes))
         ]
 
-    results = at_once([lambda author=author: write(author) for author in range(16)])
+    results = at_once([partial(write, author) for author in range(16)])
     assert_whole(read(storage, b"f"), 16, len(sizes), sizes)
     ends = sorted(result.size for results_ in results for result in results_)
     assert len(set(ends)) == 16 * len(sizes)  # each was answered with the length of its own
@@ -288,8 +290,7 @@ def test_an_append_is_not_lost_when_its_folder_is_renamed_in_the_middle(
 ) -> None:
     """By another program. The name's lock has another name then; the second writer must wait."""
     upload(storage, b"d/f", b"old ")
-    pending = storage.begin_append(b"d/f", anything)
-    assert isinstance(pending, Append)
+    pending = begin_append(storage, b"d/f")
     pending.write([b"first "])
     second: list[threading.Thread] = []
 

@@ -426,7 +426,7 @@ def no_room(kind: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> lis
         if record.digests:
             tried.append(len(record.encode()))
             raise OSError(errno.EDQUOT, "full")
-        real_write(records, fd, record)  # type: ignore[arg-type]
+        real_write(records, fd, record)
 
     monkeypatch.setattr(type(storage.records), "write", write)
     return tried

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -522,7 +522,7 @@ def test_a_daemon_of_format_1_that_makes_its_lease_this_moment_is_noticed(
 ) -> None:
     run = former.private / "run" / "starting"
     run.mkdir()
-    leases = []
+    leases: list[TextIO] = []
 
     def rmdir(path: Any, **kwargs: Any) -> None:
         if not leases:

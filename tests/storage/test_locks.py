@@ -279,7 +279,8 @@ def test_a_wait_for_locks_is_measured_once_from_its_begin(
 ) -> None:
     measured: list[tuple[str, float]] = []
     storage._observe = lambda step, seconds: measured.append((step, seconds))
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
     patch.setattr(locks_module, "time", clock)
     upload(storage, b"f", b"content")
     measured.clear()

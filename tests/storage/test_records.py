@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from httpnas.storage.facts import Facts
 from httpnas.storage.record import KEYS, Key, Pending, Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
-from httpnas.storage.version import Version
+from httpnas.storage.version import Check, Version
 from tests.private import RECORDS, own
 from tests.storage.steps import (
     Died,
@@ -377,11 +377,12 @@ def test_a_check_that_refuses_forgets_nothing(plain: Storage, root: Path) -> Non
     upload(plain, b"f", b"x\n")
     upload(plain, b"g", b"x\n")
     before = kept(root)
-    for act in [
+    acts: list[Callable[[], object]] = [
         lambda: upload(plain, b"f", b"new", only("stale")),
         lambda: plain.remove(b"f", only("stale")),
         lambda: plain.move(b"g", b"f", only("stale")),
-    ]:
+    ]
+    for act in acts:
         with pytest.raises(Refused):
             act()
     assert kept(root) == before
@@ -389,13 +390,17 @@ def test_a_check_that_refuses_forgets_nothing(plain: Storage, root: Path) -> Non
 
 def test_a_file_that_has_another_name_keeps_its_records(plain: Storage, root: Path) -> None:
     """Others may link files; without the record of such a one a torn part would be shown."""
-    for number, change in enumerate(
-        [
-            lambda name: upload(plain, name, b"new"),
-            lambda name: plain.remove(name, anything),
-            lambda name: (upload(plain, b"source", b"x"), plain.move(b"source", name, anything)),
-        ]
-    ):
+
+    def move_over(name: bytes) -> None:
+        upload(plain, b"source", b"x")
+        plain.move(b"source", name, anything)
+
+    changes: list[Callable[[bytes], object]] = [
+        lambda name: upload(plain, name, b"new"),
+        lambda name: plain.remove(name, anything),
+        move_over,
+    ]
+    for number, change in enumerate(changes):
         name, link = f"f{number}", f"link{number}"
         upload(plain, name.encode(), b"old")
         crash(plain, name.encode(), b"torn" * PAGE, PAGE - 3)
@@ -459,13 +464,14 @@ def test_a_reader_of_a_crashed_file_that_goes_meanwhile_sees_no_torn_part(
     upload(storage, b"f", b"old")
     upload(storage, b"g", b"new")
     crash(storage, b"f", b"torn" * PAGE, PAGE - 3)
+    changes: dict[str, Callable[[], object]] = {
+        "upload": lambda: upload(storage, b"f", b"new"),
+        "move": lambda: storage.move(b"g", b"f", anything),
+        "remove": lambda: remove(storage, b"f"),
+    }
     fd = os.open(root / "f", os.O_RDONLY)
     try:
-        {
-            "upload": lambda: upload(storage, b"f", b"new"),
-            "move": lambda: storage.move(b"g", b"f", anything),
-            "remove": lambda: remove(storage, b"f"),
-        }[change]()
+        changes[change]()
         assert storage.known(fd).version.size == len(b"old")
     finally:
         os.close(fd)
@@ -622,14 +628,13 @@ def test_an_append_that_dies_when_all_is_there_counts_and_the_next_one_completes
 
 @both_kinds
 def test_what_counts_after_a_crash_can_be_changed(storage: Storage, root: Path) -> None:
-    for number, change in enumerate(
-        [
-            lambda name, check: upload(storage, name, b"new and longer than all", check),
-            lambda name, check: append(storage, name, b"new", check),
-            lambda name, check: storage.move(name, b"moved", check),
-            storage.remove,
-        ]
-    ):
+    changes: list[Callable[[bytes, Check], object]] = [
+        lambda name, check: upload(storage, name, b"new and longer than all", check),
+        lambda name, check: append(storage, name, b"new", check),
+        lambda name, check: storage.move(name, b"moved", check),
+        storage.remove,
+    ]
+    for number, change in enumerate(changes):
         name = b"f%d" % number
         upload(storage, name, b"old")
         crash(storage, name, b"torn" * PAGE, PAGE - 3)
