@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from httpnas.storage import append, content, upload
 from httpnas.storage.root import Root
 from httpnas.storage.store import Storage
 from tests.harness import Nas, connect
+from tests.private import own
 
 JSON = {"Content-Type": "application/json"}
 SECRET = b"a secret outside the root"
@@ -251,14 +252,14 @@ OWN = [
 @pytest.mark.parametrize("target", OWN)
 @pytest_twisted.ensureDeferred
 async def test_the_daemons_own_folder_does_not_exist(nas: Nas, target: bytes) -> None:
-    own = nas.root / ".httpnas"
-    before = sorted(map(str, own.rglob("*")))
+    private = nas.root / ".httpnas"
+    before = sorted(map(str, private.rglob("*")))
     path, question, query = target.partition(b"?")
     for method, verb, fields, body in EVERY_WAY:
         spelled = path + (verb.removeprefix(b"/") if path.endswith(b"/") else verb)
         answer = await ask(nas, method, spelled + question + query, *fields, body=body)
         assert answer.status == (404 if method in (b"GET", b"HEAD") else 403), (method, verb)
-        assert sorted(map(str, own.rglob("*"))) == before
+        assert sorted(map(str, private.rglob("*"))) == before
     assert (await nas.fetch("GET", "/file/"))[1] == b""
 
 
@@ -724,7 +725,7 @@ async def test_nothing_that_a_client_sends_is_an_error_of_ours(world: Nas) -> No
         assert answer.status != 500 and 200 <= answer.status < 600
         assert SECRET not in answer.body
         assert b"Traceback" not in answer.body
-        assert own(world.root, "locks").is_dir() and (own / "run").is_dir()
+        assert own(world.root, "locks").is_dir() and own(world.root, "run").is_dir()
         if method != b"HEAD" and "content-length" in answer.headers:
             assert len(answer.body) == int(answer.headers["content-length"])
         (world.root / "f").write_bytes(b"x")
