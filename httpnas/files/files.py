@@ -7,8 +7,8 @@ the name, a pool thread for what may wait for the disk, and the call of the stor
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace as replace_fields
 from functools import partial
 from itertools import islice
@@ -20,26 +20,21 @@ from twisted.internet.interfaces import IConsumer
 
 from httpnas.fields.conditions import Conditions
 from httpnas.fields.digests import HASHES
-from httpnas.files import groups
+from httpnas.files.changes import Changes, refuse_given_up
 from httpnas.files.content import DigestCheck, require
-from httpnas.files.errors import AlreadyThere, NoLongerWanted
-from httpnas.files.groups import Groups, Waiting
+from httpnas.files.errors import AlreadyThere
 from httpnas.files.job import Incoming, Job
 from httpnas.files.points import Admit, Commit, Effect, Intent, Tell, Verb, admit_all, tell_nobody
 from httpnas.files.trace import Trace
-from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import IsFolder, NameTaken
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim
 from httpnas.storage.store import Storage, StoredFile
-from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Find, Version
 from httpnas.transfer import scan
-from httpnas.transfer.claims import Claims
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.sender import Chained, Generated, Sender, Source, Text
-from httpnas.transfer.sink import Sink
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
 
@@ -70,9 +65,7 @@ class Files:
     ) -> None:
         self._disk = disk
         self._watchdog = watchdog
-        self._turns = turns
-        self._claims = Claims(disk)
-        self._groups = Groups()
+        self._changes = Changes(disk, turns)
         self._trace = trace
         self._admit = admit
         self._tell = tell
@@ -239,7 +232,7 @@ class Files:
                 except NameTaken as error:
                     raise AlreadyThere("A file or folder with this name exists already.") from error
 
-            version = await self._store(job, name, body, digesting, upload, publish)
+            version = await self._changes.store(job, name, body, digesting, upload, publish)
         self._tell(job, Commit(Verb.UPLOAD, name, version))
         return version
 
@@ -271,7 +264,9 @@ class Files:
             if isinstance(begun, Version):
                 self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
                 return begun
-            version = await self._append(name, body, DigestCheck(digests), begun)
+            version = await self._changes.append(
+                self._storage, name, body, DigestCheck(digests), begun
+            )
         if begun.repeats:
             return version
         self._tell(job, Commit(Verb.APPEND, name, version))
@@ -315,7 +310,7 @@ class Files:
                         raise AlreadyThere(exists) from error
                     raise
 
-            await self._in_turn(job, name, storage.claim(), rename)
+            await self._changes.in_turn(job, name, storage.claim(), rename)
         self._tell(job, Commit(Verb.MOVE, name, to=target))
 
     def _effect_on(self, name: bytes) -> Effect:
@@ -333,7 +328,7 @@ class Files:
         with self._trace.transfer(job, Verb.DELETE, name):
             storage = self._storage
             remove = partial(storage.remove, name, check)
-            aside = await self._in_turn(job, name, storage.claim(), remove)
+            aside = await self._changes.in_turn(job, name, storage.claim(), remove)
         if aside is not None:
             self._disk.chore(storage.reclaim(aside))
         self._tell(job, Commit(Verb.DELETE, name))
@@ -348,7 +343,7 @@ class Files:
         """
 
         def check(find: Find) -> None:
-            _refuse_given_up(job)
+            refuse_given_up(job)
 
             def effect() -> Effect:
                 if verb in (Verb.MOVE, Verb.DELETE):
@@ -360,100 +355,3 @@ class Files:
                 require(conditions, find())
 
         return check
-
-    async def _store(
-        self,
-        job: Job,
-        name: bytes,
-        body: Incoming,
-        digesting: DigestCheck,
-        upload: Upload,
-        publish: Callable[[Claim], T],
-    ) -> T:
-        """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
-        ending = ExitStack()  # closes it once, whoever asks for it
-        ending.callback(upload.close)
-        rest: list[bytes] = []
-
-        def finish(claim: Claim) -> T:
-            if rest:
-                digesting.update(rest)
-                upload.write(rest)
-                rest.clear()
-            digesting.verify()
-            result = publish(claim)
-            ending.close()
-            return result
-
-        try:
-            rest += await self._stream(body, digesting, upload)
-            return await self._in_turn(job, name, upload.claim(), finish)
-        except BaseException:
-            await self._disk.run(ending.close)
-            raise
-
-    async def _append(
-        self, name: bytes, body: Incoming, digesting: DigestCheck, append: Append
-    ) -> Version:
-        """Stream *body* into *append*, then commit it together with others that wait."""
-
-        def prepare() -> None:
-            digesting.update(rest)
-            append.write(rest)
-            digesting.verify()
-            append.sync()
-
-        try:
-            rest = await self._stream(body, digesting, append)
-            waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
-            if waiting.length > IN_MEMORY:
-                await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
-            await self._commit_together(name, waiting)
-        finally:
-            if append.staged is not None:
-                await self._disk.run(append.close)
-        return waiting.result
-
-    async def _commit_together(self, name: bytes, waiting: Waiting) -> None:
-        """Wait until *waiting* has its outcome; who has the turn commits all who wait."""
-        self._groups.add(name, waiting)
-        async with self._turns.take(name):
-            if waiting.outcome is not None:
-                return
-            storage, group = self._storage, self._groups.take(name)
-            commit = partial(groups.commit, storage, name, group)
-            try:
-                await self._claims.run(storage.claim(), commit, lambda: None)
-            except Exception as error:
-                for each in group:
-                    each.outcome = each.outcome or error
-
-    async def _stream(
-        self, body: Incoming, digesting: DigestCheck, target: Upload | Append
-    ) -> Sequence[bytes]:
-        """Stream *body* into *target*, and return what is left to be written to it."""
-
-        def write(chunks: Sequence[bytes]) -> None:
-            digesting.update(chunks)
-            target.write(chunks)
-
-        sink = Sink(self._disk, write)
-        try:
-            await body.deliver_to(sink)
-            return await sink.finish()
-        except BaseException:
-            await sink.abandon()
-            raise
-
-    async def _in_turn(self, job: Job, name: bytes, claim: Claim, call: Callable[[Claim], T]) -> T:
-        """Run *call*, which changes *name*, in a pool thread when it is its turn.
-
-        :param claim: takes the locks that it needs; nobody waits for one in a thread.
-        """
-        async with self._turns.take(name):
-            return await self._claims.run(claim, call, lambda: _refuse_given_up(job))
-
-
-def _refuse_given_up(job: Job) -> None:
-    if job.given_up:
-        raise NoLongerWanted("The storage did not answer in time.")

@@ -94,7 +94,7 @@ def locks_open(nas: Nas) -> int:
 
 
 async def until_waiting(nas: Nas, how_many: int) -> None:
-    waiting = nas.engine.files._claims
+    waiting = nas.engine.files._changes._claims
     await nas.in_thread(wait_until, lambda: waiting._waiting == how_many, "all to wait")
 
 
@@ -173,7 +173,7 @@ async def test_a_client_that_goes_away_while_its_upload_waits_leaves_no_lock(
     def send() -> None:
         with Client(nas.port) as client:
             client.send(b"POST /file/f HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nnew")
-            wait_until(lambda: nas.engine.files._claims._waiting, "it to wait")
+            wait_until(lambda: nas.engine.files._changes._claims._waiting, "it to wait")
 
     await nas.in_thread(send)
     await nas.in_thread(holder.let_go)

@@ -1,0 +1,144 @@
+"""Changes in the making: content that streams in, and the step that makes it true, in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TypeVar
+
+from httpnas.files import groups
+from httpnas.files.content import DigestCheck
+from httpnas.files.errors import NoLongerWanted
+from httpnas.files.groups import Groups, Waiting
+from httpnas.files.job import Incoming, Job
+from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.locks import Claim
+from httpnas.storage.store import Storage
+from httpnas.storage.upload import Upload
+from httpnas.storage.version import Version
+from httpnas.transfer.claims import Claims
+from httpnas.transfer.disk import Disk
+from httpnas.transfer.sink import Sink
+from httpnas.transfer.turns import Turns
+
+T = TypeVar("T")
+
+
+class Changes:
+    """Makes changes, each when it is its turn at the name and when its locks can be had.
+
+    :param disk: runs what may wait for the disk.
+    """
+
+    def __init__(self, disk: Disk, turns: Turns) -> None:
+        self._disk = disk
+        self._turns = turns
+        self._claims = Claims(disk)
+        self._groups = Groups()
+
+    async def in_turn(self, job: Job, name: bytes, claim: Claim, call: Callable[[Claim], T]) -> T:
+        """Run *call*, which changes *name*, in a pool thread when it is its turn.
+
+        :param claim: takes the locks that it needs; nobody waits for one in a thread.
+        """
+        async with self._turns.take(name):
+            return await self._claims.run(claim, call, lambda: refuse_given_up(job))
+
+    async def store(
+        self,
+        job: Job,
+        name: bytes,
+        body: Incoming,
+        digesting: DigestCheck,
+        upload: Upload,
+        publish: Callable[[Claim], T],
+    ) -> T:
+        """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
+        ending = ExitStack()  # closes it once, whoever asks for it
+        ending.callback(upload.close)
+        rest: list[bytes] = []
+
+        def finish(claim: Claim) -> T:
+            if rest:
+                digesting.update(rest)
+                upload.write(rest)
+                rest.clear()
+            digesting.verify()
+            result = publish(claim)
+            ending.close()
+            return result
+
+        try:
+            rest += await self._stream(body, digesting, upload)
+            return await self.in_turn(job, name, upload.claim(), finish)
+        except BaseException:
+            await self._disk.run(ending.close)
+            raise
+
+    async def append(
+        self,
+        storage: Storage,
+        name: bytes,
+        body: Incoming,
+        digesting: DigestCheck,
+        append: Append,
+    ) -> Version:
+        """Stream *body* into *append*, then commit it together with others that wait."""
+
+        def prepare() -> None:
+            digesting.update(rest)
+            append.write(rest)
+            digesting.verify()
+            append.sync()
+
+        try:
+            rest = await self._stream(body, digesting, append)
+            waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
+            if waiting.length > IN_MEMORY:
+                await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
+            await self._commit_together(storage, name, waiting)
+        finally:
+            if append.staged is not None:
+                await self._disk.run(append.close)
+        return waiting.result
+
+    async def _commit_together(self, storage: Storage, name: bytes, waiting: Waiting) -> None:
+        """Wait until *waiting* has its outcome; who has the turn commits all who wait."""
+        self._groups.add(name, waiting)
+        async with self._turns.take(name):
+            if waiting.outcome is not None:
+                return
+            group = self._groups.take(name)
+            commit = partial(groups.commit, storage, name, group)
+            try:
+                await self._claims.run(storage.claim(), commit, lambda: None)
+            except Exception as error:
+                for each in group:
+                    each.outcome = each.outcome or error
+
+    async def _stream(
+        self, body: Incoming, digesting: DigestCheck, target: Upload | Append
+    ) -> Sequence[bytes]:
+        """Stream *body* into *target*, and return what is left to be written to it."""
+
+        def write(chunks: Sequence[bytes]) -> None:
+            digesting.update(chunks)
+            target.write(chunks)
+
+        sink = Sink(self._disk, write)
+        try:
+            await body.deliver_to(sink)
+            return await sink.finish()
+        except BaseException:
+            await sink.abandon()
+            raise
+
+
+def refuse_given_up(job: Job) -> None:
+    """Refuse what nobody waits for any more.
+
+    :raises NoLongerWanted: when *job* was given up.
+    """
+    if job.given_up:
+        raise NoLongerWanted("The storage did not answer in time.")
