@@ -241,9 +241,11 @@ def let_daemon_read() -> None:
         blockingCallFromThread(IReactorFromThreads(reactor), lambda: None)
 
 
-def wait_until(condition: Callable[[], Any], what: str = "a condition") -> Any:
-    """Poll *condition* until it holds, and return what it returned."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(
+    condition: Callable[[], Any], what: str = "a condition", seconds: float = PATIENCE
+) -> Any:
+    """Poll *condition* until it holds, and return what it returned; give up after *seconds*."""
+    deadline = time.monotonic() + seconds
     while not (result := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited in vain for {what}")

@@ -166,13 +166,10 @@ def commit(
     :raises StorageError: when nothing was appended.
     :raises Locked: when it is to be called again, with the same claim.
     """
-    # On a network the lock of the file itself is a round trip, and the name's lock suffices; but
-    # readers cannot judge what is staged elsewhere, and have to know that it is being copied.
-    alone = namespace.volume.is_local or any(append.staged for append in appends)
 
     def commit_all(claim: Claim) -> list[Version | Exception]:
         with (
-            namespace.held_file(name, WRITE, claim, alone) as fd,
+            namespace.held_file(name, WRITE, claim) as fd,
             namespace.timed("append_commit"),
             namespace.workspace.notes.noted(name),
         ):

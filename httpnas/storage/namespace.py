@@ -158,16 +158,13 @@ class Namespace:
             raise NoSuchFile("no such file or folder") from error
 
     @contextmanager
-    def held_file(
-        self, name: bytes, flags: int, claim: Claim, alone: bool = False
-    ) -> Iterator[int]:
+    def held_file(self, name: bytes, flags: int, claim: Claim) -> Iterator[int]:
         """Open the file *name* under its lock, for as long as the block.
 
-        If it is opened to be written to, nobody else does that meanwhile by another name of the
-        file.
+        If it is opened to be written to, the file itself is locked as well. Readers know by that
+        that it is being changed, and nobody changes it meanwhile by another name of the file, nor
+        any program that asks flock(2) first.
 
-        :param alone: lock the file itself as well, so that no program that asks flock(2) first
-            changes it meanwhile.
         :raises IsFolder: when it is a folder.
         :raises NoSuchFile: when it is nothing that a client can reach.
         :raises Locked: as :meth:`hold`, and :exc:`Contended` as well.
@@ -177,9 +174,8 @@ class Namespace:
             self.hold(claim, (folder, name)),
             owned(os.open(split(name)[1], flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
         ):
-            status = os.fstat(fd)
-            refuse_non_file(status)
-            if alone or (flags & os.O_RDWR and status.st_nlink > 1):
+            refuse_non_file(os.fstat(fd))
+            if flags & os.O_RDWR:
                 claim.take_file(fd)
             yield fd
 

@@ -185,7 +185,8 @@ def test_a_client_of_ceph_is_killed_while_its_daemon_holds_a_lock(replicas: Repl
     big = b"big\n" * (64 << 20)
     sender = threading.Thread(target=lambda: _send(mine, big))
     sender.start()
-    wait_until(lambda: is_locked(replicas.daemons[B].root, b"held"), "the commit to begin")
+    # First all of it has to come through a cluster that a slow machine makes slow.
+    wait_until(lambda: is_locked(replicas.daemons[B].root, b"held"), "the commit to begin", 120)
     replicas.mounts[A].kill()
     killed = time.monotonic()
     statuses: list[int] = []

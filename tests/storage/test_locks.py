@@ -446,11 +446,3 @@ def test_a_lock_on_a_file_that_has_lost_its_name_is_not_taken_for_one_on_the_nex
         assert claim.advance()
         begun.commit(claim)
     assert read(storage, b"f") == b"new more"
-
-
-def test_on_a_network_a_file_with_one_name_is_not_locked_itself(
-    storage: Storage, root: Path, holder: Holder
-) -> None:
-    storage.volume.is_local = False
-    append(storage, b"f", b"ours\n")
-    assert (root / "f").read_bytes() == b"ours\n"
