@@ -139,16 +139,27 @@ def hashed(key: bytes) -> bytes:
     return hashlib.blake2b(key, digest_size=8).digest()
 
 
-def outcome(record: Record | None, wanted: bytes, size: int) -> Version | None:
-    """Return the version that the append with the hashed key *wanted* has made, or None.
+def outcome(fd: int, wanted: bytes, present: Version, record: Record | None) -> Version | None:
+    """Return the version that the append with the hashed key *wanted* has made of *fd*, or None.
 
-    :param size: of the file.
+    :param present: the version that the file has.
     """
     if record is not None:
         for key in reversed(record.settled_keys):
-            if key.hashed == wanted and key.counts_at(size):
+            if key.hashed == wanted and _is_there(fd, key, present, record):
                 return key.version
     return None
+
+
+def _is_there(fd: int, key: Key, present: Version, record: Record) -> bool:
+    """Tell whether what *key* stands for is still there, if it belongs to this file.
+
+    When others have changed the file, its content tells.
+    """
+    if key.replaced or not key.counts_at(present.size):
+        return key.replaced
+    is_sure = record.version == present and not key.doubtful
+    return is_sure or commits.checksum(fd, key.size - key.length, key.length) == key.checksum
 
 
 def commit(
@@ -315,7 +326,7 @@ class _Group:
             if key.hashed == wanted:
                 self._repeats[append] = first
                 return True
-        done = outcome(self._ledger.record, wanted, self._before.size)
+        done = outcome(self._ledger.fd, wanted, self._before, self._ledger.record)
         if done is not None:
             self._made[append] = done
         return done is not None
@@ -326,7 +337,8 @@ class _Group:
         size, inode = present.size + append.length, present.inode
         self._version = Version(size, present.mtime_ns, inode, stamp)
         if append.hashed is not None:
-            self._keys[append] = Key(append.hashed, inode, size, stamp)
+            checksum = zlib.crc32(b"".join(append.chunks), append.checksum)
+            self._keys[append] = Key(append.hashed, inode, size, stamp, append.length, checksum)
         self._members.append(append)
 
     def _make_true(self) -> None:

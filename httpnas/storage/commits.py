@@ -198,7 +198,7 @@ def judge(
         return Verdict.VOID
     if there == 0:
         return Verdict.TORN if pending.added else Verdict.COMPLETE
-    if there == pending.added and _checksum(fd, record.size, there) == pending.checksum:
+    if there == pending.added and checksum(fd, record.size, there) == pending.checksum:
         return Verdict.COMPLETE
     is_ours = _is_ours(fd, record, pending, there, staged)
     return Verdict.TORN if is_ours else Verdict.VOID
@@ -254,11 +254,12 @@ def _is_all_but_zeros(found: bytes, wanted: bytes, offset: int) -> bool:
     return all(found[at:end] in (wanted[at:end], bytes(end - at)) for at, end in pages)
 
 
-def _checksum(fd: int, offset: int, length: int) -> int:
-    checksum = 0
+def checksum(fd: int, offset: int, length: int) -> int:
+    """Return the CRC-32 of *length* bytes of *fd* at *offset*."""
+    value = 0
     for at in range(0, length, _CHUNK):
-        checksum = zlib.crc32(os.pread(fd, min(_CHUNK, length - at), offset + at), checksum)
-    return checksum
+        value = zlib.crc32(os.pread(fd, min(_CHUNK, length - at), offset + at), value)
+    return value
 
 
 @cache

@@ -14,14 +14,14 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from httpnas.storage.version import Version
 
 #: Bytes that a record may have; on ext4 all xattrs of a file share one block of 4 KiB.
-LARGEST = 2048
+LARGEST = 3072
 #: How many appends with an idempotency key a file remembers.
 KEYS = 48
 
@@ -29,7 +29,7 @@ _FORMAT = 2
 _PENDING, _FOREIGN = 1, 2
 _HEAD = struct.Struct("<BBBBQQqqqqqq")
 _ADDED = struct.Struct("<QIqqQBBB")
-_KEY = struct.Struct("<8sQQq?")
+_KEY = struct.Struct("<8sQQqQI??")
 _CHECKSUM = struct.Struct("<I")
 _UNKNOWN = -1
 _HALF = 1 << 63
@@ -49,14 +49,19 @@ class Key:
     :ivar hashed: eight bytes that stand for its idempotency key.
     :ivar inode: the inode that the file had then.
     :ivar size: the length in bytes that the append has made, and *stamp*, the version.
+    :ivar length: how many bytes were appended, and *checksum*, their CRC-32.
     :ivar replaced: whether the file that has taken it was replaced since.
+    :ivar doubtful: whether others have changed the file since, so that it may not be there.
     """
 
     hashed: bytes
     inode: int
     size: int
     stamp: int
+    length: int = 0
+    checksum: int = 0
     replaced: bool = False
+    doubtful: bool = False
 
     def counts_at(self, size: int) -> bool:
         """Tell whether the append counts in a file of *size* bytes.
@@ -152,7 +157,11 @@ class Record:
             foreign_ctime_ns=version.foreign_ctime_ns,
             lines=None,
             digests=_NO_DIGESTS,
-            keys=tuple(key for key in self.settled_keys if key.counts_at(version.size)),
+            keys=tuple(
+                replace(key, doubtful=True)
+                for key in self.settled_keys
+                if key.counts_at(version.size)
+            ),
             pending=None,
         )
 
@@ -179,7 +188,7 @@ class Record:
         ]
         if pending is not None:
             parts.append(_encode_pending(pending))
-        parts += [_KEY.pack(k.hashed, k.inode, k.size, k.stamp, k.replaced) for k in self.keys]
+        parts += [_KEY.pack(*astuple(key)) for key in self.keys]
         for name, digest in self.digests.items():
             parts += [bytes([_ALGORITHMS.index(name)]), digest]
         body = b"".join(parts)

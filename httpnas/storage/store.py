@@ -191,7 +191,7 @@ class Storage(Namespace):
         with translated(), owned(self.root.open(name, READ)) as fd:
             refuse_non_file(os.fstat(fd))
             present, record = self.known(fd)
-            done = None if key is None else outcome(record, hashed(key), present.size)
+            done = None if key is None else outcome(fd, hashed(key), present, record)
         if done is not None:
             return done
         check(lambda: present)

@@ -651,3 +651,32 @@ def test_a_copy_by_others_in_the_same_place_is_the_same_file(storage: Storage, r
     (root / "g").write_bytes(b"2")
     shutil.copyfile(root / "g", root / "f")
     assert not knows(storage, b"f", b"key")
+
+
+def test_a_key_counts_while_its_bytes_are_there_whatever_others_add(
+    storage: Storage, root: Path
+) -> None:
+    upload(storage, b"f", b"")
+    first = append(storage, b"f", b"ours\n", b"key")
+    with (root / "f").open("ab") as other:
+        other.write(b"theirs\n")
+    assert append(storage, b"f", b"ours\n", b"key").size == first.size
+    append(storage, b"f", b"more\n", b"another")
+    assert append(storage, b"f", b"ours\n", b"key").size == first.size
+    assert read(storage, b"f") == b"ours\ntheirs\nmore\n"
+
+
+def test_a_key_whose_bytes_others_have_overwritten_counts_no_more(
+    storage: Storage, root: Path
+) -> None:
+    """Also when the file is as long as before, and has taken another append of ours since."""
+    for between in [False, True]:
+        upload(storage, b"f", b"")
+        storage.remove(b"f", anything)
+        upload(storage, b"f", b"")
+        append(storage, b"f", b"ours\n", b"key")
+        (root / "f").write_bytes(b"a longer text of others\n")
+        if between:
+            append(storage, b"f", b"more\n")
+        append(storage, b"f", b"ours\n", b"key")
+        assert read(storage, b"f").endswith(b"ours\n")
