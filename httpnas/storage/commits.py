@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
-from httpnas.storage.record import LARGEST, Pending, Record, fits, nearly_fits
+from httpnas.storage.record import ANY_TIME, LARGEST, Pending, Record, fits, nearly_fits
 from httpnas.storage.records import Records
 from httpnas.storage.root import READ
 from httpnas.storage.version import Version, is_file, of_stat
@@ -299,7 +299,7 @@ class Ledger:
                 birth,
                 version.size,
                 version.mtime_ns,
-                0,
+                ANY_TIME,
                 version.stamp,
                 version.foreign_ctime_ns,
             )
@@ -316,6 +316,8 @@ class Ledger:
         it, by whatever clock that goes.
         """
         at_ns = _clock_ns() if self.records.touch_file else os.fstat(self.fd).st_ctime_ns
+        if not self.records.change_times:
+            at_ns = ANY_TIME
         for _ in range(_TRIES):
             record = _write_with_room(self.fd, replace(record, at_ns=at_ns), self.records)
             self.record, self.version = record, record.version

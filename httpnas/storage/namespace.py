@@ -58,10 +58,11 @@ class Namespace:
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
+        staged, is_local = self.workspace.staged, self.volume.is_local
         self.records: Records = (
-            XattrRecords(durable, self.workspace.staged)
+            XattrRecords(durable, staged, is_local)
             if self.has_xattrs
-            else FileRecords(self.workspace, self.workspace.records, durable, self.workspace.staged)
+            else FileRecords(self.workspace, self.workspace.records, durable, staged, is_local)
         )
 
         if not self.has_xattrs:

@@ -37,6 +37,8 @@ _HALF = 1 << 63
 #: step of the kernel's clock for it, and a little more.
 _TOLERANCE = 6_000_000
 _SECOND = 1_000_000_000
+#: The time of a record that says nothing of the change time.
+ANY_TIME = 0
 _ALGORITHMS = ("sha-256", "sha-512", "md5")
 _SIZES = (32, 64, 16)
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
@@ -106,7 +108,8 @@ class Record:
 
     :ivar birth: tells the file from earlier ones of the same inode; 0 where nothing does.
     :ivar size: of the version that the record is about, like all up to *digests*.
-    :ivar at_ns: when the record was written, by the clock of the file's change time.
+    :ivar at_ns: when the record was written, by the clock of the file's change time, or
+        :data:`ANY_TIME`.
     :ivar foreign_ctime_ns: the change time that belongs to the tag of a version that others have
         made, None for one of ours.
     """
@@ -224,10 +227,13 @@ def fits(record: Record | None, status: os.stat_result) -> TypeGuard[Record]:
     """Tell whether *record* is about the version that *status* shows.
 
     The time of change decides, which is set by every change and by no program: touch(1) can set
-    back the time of modification. Where both times are whole seconds, so is what can be told.
+    back the time of modification. On a network, where hosts may see different ones, it is not
+    asked. Where both times are whole seconds, so is what can be told.
     """
     if not nearly_fits(record, status):
         return False
+    if record.at_ns == ANY_TIME:
+        return True
     coarse = status.st_ctime_ns % _SECOND == 0 and status.st_mtime_ns % _SECOND == 0
     later = status.st_ctime_ns - record.at_ns
     return -_TOLERANCE - (_SECOND if coarse else 0) <= later <= _TOLERANCE

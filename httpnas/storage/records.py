@@ -44,6 +44,8 @@ class Records(Protocol):
 
     #: Whether writing the record sets the change time of the file.
     touch_file: bool
+    #: Whether all who see the file see the same change time.
+    change_times: bool
     #: Opens what a record says was staged.
     staged: Staged
 
@@ -68,11 +70,15 @@ class XattrRecords:
 
     :param durable: whether to sync.
     :param staged: opens what a record says was staged.
+    :param change_times: whether all who see a file see the same change time.
     """
 
     touch_file = True
 
-    def __init__(self, durable: bool = True, staged: Staged = _nothing_staged) -> None:
+    def __init__(
+        self, durable: bool = True, staged: Staged = _nothing_staged, change_times: bool = True
+    ) -> None:
+        self.change_times = change_times
         self._durable = durable
         self.staged = staged
 
@@ -111,13 +117,20 @@ class FileRecords:
     :param folder: its descriptor.
     :param durable: whether to sync.
     :param staged: opens what a record says was staged.
+    :param change_times: whether all who see a file see the same change time.
     """
 
     touch_file = False
 
     def __init__(
-        self, owner: object, folder: int, durable: bool, staged: Staged = _nothing_staged
+        self,
+        owner: object,
+        folder: int,
+        durable: bool,
+        staged: Staged = _nothing_staged,
+        change_times: bool = True,
     ) -> None:
+        self.change_times = change_times
         self.staged = staged
         self._owner = owner
         self._folder = folder

@@ -23,6 +23,7 @@ from httpnas.storage.errors import (
     translated,
 )
 from httpnas.storage.listing import Folder
+from httpnas.storage.locks import Claim
 from httpnas.storage.root import FOLDER, READ, Root, is_private
 from httpnas.storage.store import Storage, StoredFile
 from tests.private import LOCKS, RUNS, runs_of
@@ -191,8 +192,12 @@ def test_reclaiming_a_folder_with_links_in_it_leaves_what_they_point_to(
 
 
 def _open_to_change(storage: Storage, name: bytes) -> None:
-    with translated(), storage.held_file(name, root_module.WRITE, storage.claim()):
-        raise AssertionError("it was opened")
+    def hold(claim: Claim) -> None:
+        with storage.held_file(name, root_module.WRITE, claim):
+            raise AssertionError("it was opened")
+
+    with translated():
+        storage.patiently(hold, None)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "null"])
