@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from httpnas.storage import tree, version
-from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome, repair
+from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome
 from httpnas.storage.commits import Undecided, ledger_of, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
@@ -22,6 +22,7 @@ from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace, Observe, refuse_non_file
+from httpnas.storage.recovery import repair
 from httpnas.storage.root import READ, refuse_private
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Version

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from httpnas.storage import commits, version
-from httpnas.storage.append import open_file, recover, recovered_at
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     IntoItself,
@@ -20,6 +19,7 @@ from httpnas.storage.errors import (
 from httpnas.storage.locks import Claim, all_buckets
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS
+from httpnas.storage.recovery import open_file, recover, recovered_at
 from httpnas.storage.rename import rename_new
 from httpnas.storage.root import WRITE, refuse_private, split
 from httpnas.storage.version import Check

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from httpnas.storage import projects
-from httpnas.storage.append import recovered_at
 from httpnas.storage.commits import Ledger, next_stamp
 from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
@@ -18,6 +17,7 @@ from httpnas.storage.inheritance import Inheritance
 from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
+from httpnas.storage.recovery import recovered_at
 from httpnas.storage.rename import name_new
 from httpnas.storage.version import Check, Version, of_stat
 

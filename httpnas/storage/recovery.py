@@ -1,0 +1,110 @@
+"""Mending what a writer has left that died in the middle of an append."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import closing, suppress
+from dataclasses import replace
+
+from httpnas.storage import commits, version
+from httpnas.storage.commits import Ledger, Verdict, without
+from httpnas.storage.descriptors import handed_over, owned
+from httpnas.storage.errors import StorageError, translated
+from httpnas.storage.locks import Locked
+from httpnas.storage.namespace import Namespace
+from httpnas.storage.record import Record
+from httpnas.storage.root import READ, WRITE, split
+from httpnas.storage.version import of_stat
+
+#: Of open(2): there is nothing, or no file, or one that may not be opened or not be changed.
+_NOT_OPENED = (
+    errno.ENOENT,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ETXTBSY,
+)
+
+
+def repair(namespace: Namespace, name: bytes) -> None:
+    """Recover the file *name*, which a dead daemon was appending to, if it is there."""
+    with suppress(StorageError), translated(), owned(namespace.open_holder(name)) as folder:
+        leaf = split(name)[1]
+        with owned(os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)) as fd:
+            record = namespace.records.read(fd)
+        if record is not None and record.pending is not None:
+            with (
+                suppress(Locked),
+                closing(namespace.claim()) as claim,
+                namespace.hold(claim, (folder, name)),
+            ):
+                recovered_at(namespace, folder, leaf)
+
+
+def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | None:
+    """Return the record of the file *leaf* in *folder*, where nothing of the dead pends any more.
+
+    None when there is no such file, or none that has a record.
+    """
+    fd = open_file(folder, leaf, READ)
+    if fd is None:
+        return None
+    with owned(fd):
+        record = namespace.records.read(fd)
+    if record is None or record.pending is None:
+        return record
+    fd = open_file(folder, leaf, WRITE)
+    if fd is None:
+        return record
+    with owned(fd):
+        # It may be appended to by another name that it has.
+        return recover(namespace, fd).record if commits.lock(fd) else record
+
+
+def open_file(folder: int, leaf: bytes, flags: int) -> int | None:
+    """Open the file *leaf* in *folder*, None when it is no file or may not be opened in that way.
+
+    :raises OSError: when it cannot be opened.
+    """
+    try:
+        fd = os.open(leaf, flags | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if error.errno in _NOT_OPENED:
+            return None
+        raise
+    with handed_over(fd):
+        if version.is_file(os.fstat(fd)):
+            return fd
+    os.close(fd)
+    return None
+
+
+def recover(namespace: Namespace, fd: int) -> Ledger:
+    """Complete, undo or void what a writer that died has announced for the file *fd*.
+
+    The file's lock must be held.
+    """
+    records = namespace.records
+    ledger, status = commits.ledger_of(fd, records), os.fstat(fd)
+    record = ledger.record
+    if record is None or record.pending is None:
+        return ledger
+    pending = record.pending
+    with records.staged(pending.staged) as staged:
+        verdict = commits.judge(fd, record, pending, status, staged)
+    if verdict is Verdict.COMPLETE:
+        namespace.sync(fd)
+        # Its lines are not those that were announced when others have changed what lies before.
+        record = replace(record, size=status.st_size, stamp=pending.stamp, lines=None)
+        record = replace(record, foreign_ctime_ns=None, digests={}, pending=None)
+    elif verdict is Verdict.TORN:
+        os.ftruncate(fd, record.size)
+        namespace.sync(fd)
+        record = record.about(without(record, status))
+    else:
+        record = record.about(of_stat(status))
+    ledger.settle(replace(record, mtime_ns=os.fstat(fd).st_mtime_ns))
+    return ledger
