@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 
 from httpnas.storage import commits, version
 from httpnas.storage.commits import Ledger, Verdict, without
 from httpnas.storage.descriptors import handed_over, owned
-from httpnas.storage.errors import StorageError, translated
+from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.locks import Locked
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
@@ -29,19 +29,29 @@ _NOT_OPENED = (
 )
 
 
-def repair(namespace: Namespace, name: bytes) -> None:
-    """Recover the file *name*, which a dead daemon was appending to, if it is there."""
-    with suppress(StorageError), translated(), owned(namespace.open_holder(name)) as folder:
-        leaf = split(name)[1]
-        with owned(os.open(leaf, READ | os.O_NOFOLLOW, dir_fd=folder)) as fd:
-            record = namespace.records.read(fd)
-        if record is not None and record.pending is not None:
-            with (
-                suppress(Locked),
-                closing(namespace.claim()) as claim,
-                namespace.hold(claim, (folder, name)),
-            ):
-                recovered_at(namespace, folder, leaf)
+def repair(namespace: Namespace, name: bytes) -> bool:
+    """Recover the file *name*, which a dead daemon was appending to.
+
+    :return: whether nothing of that pends any more, so that what was staged for it can go. It may
+        be too early for that: others have the lock, or the storage fails.
+    """
+    try:
+        with translated(), owned(namespace.open_holder(name)) as folder:
+            leaf = split(name)[1]
+            fd = open_file(folder, leaf, READ)
+            if fd is None:
+                return True
+            with owned(fd):
+                record = namespace.records.read(fd)
+            if record is None or record.pending is None:
+                return True
+            with closing(namespace.claim()) as claim, namespace.hold(claim, (folder, name)):
+                record = recovered_at(namespace, folder, leaf)
+            return record is None or record.pending is None
+    except NoSuchFile:
+        return True
+    except (StorageError, Locked):
+        return False
 
 
 def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | None:

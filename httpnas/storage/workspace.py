@@ -18,7 +18,7 @@ import stat
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from httpnas.storage import acl, format, notes, projects
 from httpnas.storage.descriptors import owned
@@ -51,8 +51,8 @@ class Workspace:
         self._closing.atexit = False
         self._held = held
         #: Is called with each file that a dead daemon was appending to, before what it has left in
-        #: its folder goes.
-        self.repair: Callable[[bytes], None] | None = None
+        #: its folder goes. It returns False when that has to stay for now.
+        self.repair: Callable[[bytes], bool] = lambda name: True
         #: Is told the inode of each file that is removed here for good, its last name with it.
         self.forget: Callable[[int], None] | None = None
         # Not numbers alone: a folder that was taken over may hold the same names already.
@@ -290,11 +290,11 @@ class Workspace:
         """
         with translated():
             self.choose()
-        yield from self._repair(self._inherited)
-        self._inherited = []
-        for entry in _entries(self.fd):
-            if entry != _LEASE and not entry.startswith(self._stem):
-                yield from self.reclaim(os.fsencode(entry))
+        if (yield from self._repaired(self._inherited)):
+            self._inherited = []
+            for entry in _entries(self.fd):
+                if entry != _LEASE and not entry.startswith(self._stem):
+                    yield from self.reclaim(os.fsencode(entry))
         runs = [run for run in _entries(self._runs) if run != self._name]
         random.shuffle(runs)
         alive = 0
@@ -316,7 +316,8 @@ class Workspace:
             return
         with owned(lease):
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield from self._repair(notes.read(lease))
+            if not (yield from self._repaired(notes.read(lease))):
+                return
             with owned(os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)) as folder:
                 for entry in os.listdir(folder):
                     if entry != _LEASE:
@@ -324,11 +325,13 @@ class Workspace:
                 os.unlink(_LEASE, dir_fd=folder)
             os.rmdir(run, dir_fd=self._runs)
 
-    def _repair(self, names: Iterable[bytes]) -> Iterator[None]:
+    def _repaired(self, names: Iterable[bytes]) -> Generator[None, None, bool]:
+        """Repair the files *names*, and tell whether that was possible for all."""
+        all_are = True
         for name in names:
-            if self.repair is not None:
-                self.repair(name)
+            all_are = self.repair(name) and all_are
             yield
+        return all_are
 
     def verify(self) -> None:
         """Verify that this folder is still there.

@@ -24,7 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from httpnas.storage import commits
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.commits import PAGE
+from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
+from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.lock_files import SpareLockFiles
@@ -368,6 +370,27 @@ def test_who_reclaims_what_a_dead_daemon_has_left_repairs_what_it_was_appending_
     assert not pends(durable, b"d/f")
     assert leftovers(root) == []
     assert isinstance(durable.begin_append(b"d/f", anything, key=b"key"), Version) == is_whole
+
+
+def test_what_a_dead_daemon_has_staged_stays_until_its_file_can_be_repaired(
+    durable: Storage, root: Path
+) -> None:
+    """Without it nobody could tell that the torn part is ours."""
+    upload(durable, b"d/f", OLD)
+    dying = process(_DYING, str(root), "copy_file_range", "1", str(IN_MEMORY + 5000), "")
+    dying.communicate(timeout=PATIENCE)
+    with (
+        owned(durable.root.open(b"d", FOLDER)) as folder,
+        durable.locks.hold((folder, b"f")),
+    ):
+        for _ in durable.reclaim_abandoned():
+            pass
+        assert read(durable, b"d/f") == OLD
+        assert leftovers(root) != []
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert (root / "d" / "f").read_bytes() == OLD
+    assert leftovers(root) == []
 
 
 def test_what_a_dead_daemon_was_appending_to_may_be_gone(durable: Storage, root: Path) -> None:
