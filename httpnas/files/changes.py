@@ -12,7 +12,7 @@ from httpnas.files.content import DigestCheck
 from httpnas.files.errors import NoLongerWanted
 from httpnas.files.groups import Groups, Waiting
 from httpnas.files.job import Incoming, Job
-from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.append import Append
 from httpnas.storage.locks import Claim
 from httpnas.storage.store import Storage
 from httpnas.storage.upload import Upload
@@ -95,7 +95,7 @@ class Changes:
         try:
             rest = await self._stream(body, digesting, append)
             waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
-            if waiting.length > IN_MEMORY:
+            if waiting.length > storage.in_memory:
                 await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
             await self._commit_together(storage, name, waiting)
         finally:
@@ -109,7 +109,7 @@ class Changes:
         async with self._turns.take(name):
             if waiting.outcome is not None:
                 return
-            group = self._groups.take(name)
+            group = self._groups.take(name, storage.in_memory)
             commit = partial(groups.commit, storage, name, group)
             try:
                 await self._claims.run(storage.claim(), commit, lambda: None)

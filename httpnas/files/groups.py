@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.append import Append
 from httpnas.storage.locks import Claim
 from httpnas.storage.record import KEYS
 from httpnas.storage.store import Storage
@@ -53,12 +53,12 @@ class Groups:
         """Let *waiting* wait for the file *name*."""
         self._lines.setdefault(name, deque()).append(waiting)
 
-    def take(self, name: bytes) -> list[Waiting]:
-        """Return those that come next for the file *name*: as many as one commit can hold."""
+    def take(self, name: bytes, most: int) -> list[Waiting]:
+        """Return those that come next for the file *name*, of *most* bytes if they are several."""
         line = self._lines[name]
         group = [line.popleft()]
         length = group[0].length
-        while line and len(group) < KEYS and length + line[0].length <= IN_MEMORY:
+        while line and len(group) < KEYS and length + line[0].length <= most:
             group.append(line.popleft())
             length += group[-1].length
         if not line:

@@ -17,20 +17,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from httpnas.storage import commits
-from httpnas.storage.commits import Ledger, next_stamp, page_sums
+from httpnas.storage.commits import Ledger, block_sums, next_stamp
 from httpnas.storage.content import copy, write_all
 from httpnas.storage.errors import StorageError, translate, translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
-from httpnas.storage.record import KEYS, Key, Pending, Record
+from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record
 from httpnas.storage.recovery import recover
 from httpnas.storage.root import WRITE
 from httpnas.storage.version import Check, Version, of_stat
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes that are kept in memory, and committed together, before a temporary file is made.
-IN_MEMORY = (commits.MOST_PAGES - 1) * commits.PAGE
+IN_MEMORY = (commits.MOST_BLOCKS - 1) * PAGE
 
 
 class WrongOffset(StorageError):
@@ -90,7 +90,7 @@ class Append:
         self.chunks.extend(chunks)
         self.length += sum(map(len, chunks))
         self.lines += newlines(chunks)
-        if self.length > IN_MEMORY:
+        if self.length > self._namespace.in_memory:
             if self.staged is None:
                 self.staged = self._namespace.workspace.create()
             for chunk in self.chunks:
@@ -159,8 +159,8 @@ def commit(
     Each has its own condition, expected length and key, and an outcome of its own: the version
     that it has made (or has made when it came before), or what it is refused for.
 
-    :param appends: several only if none is staged in a file, and no more than :data:`IN_MEMORY`
-        bytes in all.
+    :param appends: several only if none is staged in a file, and no more bytes in all than
+        :attr:`Namespace.in_memory`.
     :param claim: takes the locks; without one, they are waited for in this thread.
     :raises NoSuchFile: when the file is not there any more.
     :raises StorageError: when nothing was appended.
@@ -264,10 +264,11 @@ class _Group:
         """Return *before* with all that is about to be added."""
         first, added = self._members[0], self._version.size - before.size
         checksum, staged = first.checksum, b""
-        pages: tuple[int, ...] = ()
+        block = self._namespace.block
+        blocks: tuple[int, ...] = ()
         if first.staged is None:
             content = self._content()
-            checksum, pages = zlib.crc32(content), page_sums(content, before.size)
+            checksum, blocks = zlib.crc32(content), block_sums(content, before.size, block)
         else:
             staged = self._namespace.workspace.path_of(first.staged[1])
         lines = None if before.lines is None else before.lines + sum(a.lines for a in self._members)
@@ -278,8 +279,9 @@ class _Group:
             self._version.stamp,
             lines,
             commits.boot(),
+            block,
             min(len(self._keys), KEYS),
-            pages,
+            blocks,
             staged,
         )
         return replace(before, keys=keys, pending=pending)
@@ -310,12 +312,12 @@ class _Group:
         foreign = replace(of_stat(os.fstat(self._ledger.fd)), size=record.size + by)
         self._base = record.about(foreign)
         self._keys = {a: replace(key, size=key.size + by) for a, key in self._keys.items()}
-        pages = page_sums(self._content(), foreign.size)
+        blocks = block_sums(self._content(), foreign.size, self._namespace.block)
         self._ledger.announce(
             replace(
                 self._base,
                 keys=(*self._base.keys, *self._keys.values())[-KEYS:],
-                pending=replace(record.pending, lines=None, pages=pages),
+                pending=replace(record.pending, lines=None, blocks=blocks),
             )
         )
         for append in self._members:

@@ -10,9 +10,9 @@ record is *settled*, which need not be synced: whatever a crash leaves can be ju
 - Anything else: others have changed the file since. The announcement is *void*. Nothing that we
   did not write is ever hidden or cut.
 
-To know that what is there is a part of what was announced, the record has a checksum for each page
+To know that what is there is a part of what was announced, the record has a checksum for each block
 of it: a write(2) which is killed ends where a page does, and a power cut may leave zeros in place
-of a page. What is larger is staged in a file of its own first, and compared with that.
+of blocks. What is larger is staged in a file of its own first, and compared with that.
 
 Readers take no lock. While an announcement pends they see the version before it, as long as it is
 being written (the file is locked then). When its writer has died they judge it in the same way: it
@@ -36,15 +36,13 @@ from typing import NamedTuple
 
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
-from httpnas.storage.record import ANY_TIME, LARGEST, Pending, Record, fits, nearly_fits
+from httpnas.storage.record import ANY_TIME, LARGEST, PAGE, Pending, Record, fits, nearly_fits
 from httpnas.storage.records import Records
 from httpnas.storage.root import READ
 from httpnas.storage.version import Version, is_file, of_stat
 
-#: Where a write that is killed may end: at multiples of this in the file, in bytes.
-PAGE = 4096
-#: Pages that an append may touch whose record has a checksum for each.
-MOST_PAGES = 64
+#: Blocks that an append may touch whose record has a checksum for each.
+MOST_BLOCKS = 64
 _SECOND = 1_000_000_000
 #: How often a record is written again because its time did not fit.
 _TRIES = 5
@@ -53,6 +51,7 @@ _LOCK_TRIES = 5
 _CLOCK_REALTIME_COARSE = 5
 #: A file that others may still write to by mmap(2) is not written back for so many seconds.
 _WRITTEN_BACK = 60
+_SECTOR = 512
 _CHUNK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE)
 
@@ -204,15 +203,15 @@ def judge(
     return Verdict.TORN if is_ours else Verdict.VOID
 
 
-def page_sums(content: bytes, offset: int) -> tuple[int, ...]:
-    """Return the CRC-32 of each page of *content*, which lies at *offset* in its file."""
-    ends = _ends(offset, len(content))
+def block_sums(content: bytes, offset: int, block: int) -> tuple[int, ...]:
+    """Return the CRC-32 of each block of *content*, which lies at *offset* in its file."""
+    ends = _ends(offset, len(content), block)
     return tuple(zlib.crc32(content[at:end]) for at, end in pairwise([0, *ends]))
 
 
-def _ends(offset: int, length: int) -> list[int]:
-    """Return where pages end in *length* bytes at *offset*, as numbers of these bytes."""
-    return [*range(PAGE - offset % PAGE, length, PAGE), length]
+def _ends(offset: int, length: int, block: int) -> list[int]:
+    """Return where blocks end in *length* bytes at *offset*, as numbers of these bytes."""
+    return [*range(block - offset % block, length, block), length]
 
 
 def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int | None) -> bool:
@@ -223,14 +222,14 @@ def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int 
     zeros = pending.boot != boot()
     if staged is not None:
         return same(fd, record.size, staged, there, zeros)
-    ends = _ends(record.size, pending.added)
-    if len(ends) != len(pending.pages):
+    ends = _ends(record.size, pending.added, pending.block or PAGE)
+    if len(ends) != len(pending.blocks):
         return False
     tail = os.pread(fd, there, record.size)
-    for (at, end), checksum in zip(pairwise([0, *ends]), pending.pages, strict=True):
-        page = tail[at:end]
-        is_whole = len(page) == end - at and zlib.crc32(page) == checksum
-        if not (is_whole or not page or (zeros and not any(page))):
+    for (at, end), checksum in zip(pairwise([0, *ends]), pending.blocks, strict=True):
+        found = tail[at:end]
+        is_whole = len(found) == end - at and zlib.crc32(found) == checksum
+        if not (is_whole or not found or (zeros and not any(found))):
             return False
     return True
 
@@ -249,9 +248,9 @@ def same(one: int, offset: int, other: int, length: int, zeros: bool = False) ->
 
 
 def _is_all_but_zeros(found: bytes, wanted: bytes, offset: int) -> bool:
-    """Tell whether each page of *found*, which lies at *offset*, is of *wanted* or zero."""
-    pages = pairwise([0, *_ends(offset, len(found))])
-    return all(found[at:end] in (wanted[at:end], bytes(end - at)) for at, end in pages)
+    """Tell whether each sector of *found*, which lies at *offset*, is of *wanted* or zero."""
+    sectors = pairwise([0, *_ends(offset, len(found), _SECTOR)])
+    return all(found[at:end] in (wanted[at:end], bytes(end - at)) for at, end in sectors)
 
 
 def checksum(fd: int, offset: int, length: int) -> int:

@@ -58,6 +58,10 @@ class Namespace:
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
+        #: Bytes of a block: a write that a power cut interrupts ends where one does.
+        self.block = self.volume.block()
+        #: Bytes of appends that are committed together and need not be staged in a file.
+        self.in_memory = (commits.MOST_BLOCKS - 1) * self.block
         staged, is_local = self.workspace.staged, self.volume.is_local
         self.records: Records = (
             XattrRecords(durable, staged, is_local)

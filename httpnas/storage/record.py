@@ -24,11 +24,13 @@ from httpnas.storage.version import Version
 LARGEST = 3072
 #: How many appends with an idempotency key a file remembers.
 KEYS = 48
+#: Bytes of a page of memory: a write(2) that is killed ends where one does.
+PAGE = 4096
 
 _FORMAT = 2
 _PENDING, _FOREIGN = 1, 2
 _HEAD = struct.Struct("<BBBBQQqqqqqq")
-_ADDED = struct.Struct("<QIqqQBBB")
+_ADDED = struct.Struct("<QIqqQHBBB")
 _KEY = struct.Struct("<8sQQqQI??")
 _CHECKSUM = struct.Struct("<I")
 _UNKNOWN = -1
@@ -87,7 +89,8 @@ class Pending:
     :ivar stamp: the version that they make, and *lines*, its newlines, None for unknown.
     :ivar boot: stands for the run of the machine that adds them.
     :ivar keys: how many of the record's last keys are those of the bytes that are added.
-    :ivar pages: CRC-32s of what is added to each page of the file, see
+    :ivar block: bytes of a block of the file: an interrupted write ends where one does.
+    :ivar blocks: CRC-32s of what is added to each block of the file, see
         :mod:`httpnas.storage.commits`; none when the bytes are staged in a file.
     :ivar staged: the name of that file, empty when there is none.
     """
@@ -97,8 +100,9 @@ class Pending:
     stamp: int
     lines: int | None
     boot: int
+    block: int = PAGE
     keys: int = 0
-    pages: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
     staged: bytes = b""
 
 
@@ -269,17 +273,20 @@ def _encode_pending(pending: Pending) -> bytes:
         pending.stamp,
         lines,
         pending.boot,
+        pending.block,
         pending.keys,
-        len(pending.pages),
+        len(pending.blocks),
         len(pending.staged),
     )
-    return head + struct.pack(f"<{len(pending.pages)}I", *pending.pages) + pending.staged
+    return head + struct.pack(f"<{len(pending.blocks)}I", *pending.blocks) + pending.staged
 
 
 def _decode_pending(rest: _Reader) -> Pending:
-    added, checksum, stamp, lines, boot, keys, pages, staged = rest.unpack(_ADDED)
-    crcs = rest.unpack(struct.Struct(f"<{pages}I"))
-    return Pending(added, checksum, stamp, _known(lines), boot, keys, crcs, rest.take(staged))
+    added, checksum, stamp, lines, boot, block, keys, count, staged = rest.unpack(_ADDED)
+    crcs = rest.unpack(struct.Struct(f"<{count}I"))
+    return Pending(
+        added, checksum, stamp, _known(lines), boot, block, keys, crcs, rest.take(staged)
+    )
 
 
 def _decode_digests(rest: _Reader, count: int) -> Iterator[tuple[str, bytes]]:

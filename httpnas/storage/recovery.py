@@ -111,8 +111,9 @@ def recover(namespace: Namespace, fd: int) -> Ledger:
         record = replace(record, size=status.st_size, stamp=pending.stamp, lines=None)
         record = replace(record, foreign_ctime_ns=None, digests={}, pending=None)
     elif verdict is Verdict.TORN:
-        os.ftruncate(fd, record.size)
-        namespace.sync(fd)
+        if status.st_size > record.size:
+            os.ftruncate(fd, record.size)
+            namespace.sync(fd)
         record = record.about(without(record, status))
     else:
         record = record.about(of_stat(status))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import NoRoom, NotPermitted, StorageFull, StorageGone, translated
 from httpnas.storage.format import LOCKS
+from httpnas.storage.record import PAGE
 from httpnas.storage.root import PRIVATE, Root
 from httpnas.storage.workspace import Workspace
 
@@ -54,6 +55,12 @@ class Volume:
         self._workspace = workspace
         #: Whether it asks no network for what is in memory.
         self.is_local = _kind(root.device) in _LOCAL
+
+    def block(self) -> int:
+        """Return the bytes of a block of the file system (statvfs(3)), a page at the most."""
+        with translated():
+            block = os.fstatvfs(self._root.fd).f_bsize
+        return block if 512 <= block < PAGE and PAGE % block == 0 else PAGE
 
     def space(self) -> Space:
         """Return how large and how full the file system is.

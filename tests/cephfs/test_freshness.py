@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from httpnas.storage.commits import PAGE
+from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
 from tests.cephfs.cluster import CACHES, Cluster
 from tests.cephfs.conftest import SHORT, fresh

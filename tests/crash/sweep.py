@@ -38,8 +38,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from httpnas.fields.digests import format_digest
-from httpnas.storage.commits import PAGE
 from httpnas.storage.listing import Folder
+from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
 from httpnas.tap import make_doors, make_engine, make_site
 from httpnas.transfer.disk import Disk

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from httpnas.storage.append import Append
-from httpnas.storage.commits import PAGE
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import _bucket
+from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.version import Check, Find, Version
 from tests.private import runs_of

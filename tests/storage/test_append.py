@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
-from httpnas.storage.commits import PAGE
 from httpnas.storage.errors import (
     IsFolder,
     NoSuchFile,
@@ -25,6 +24,7 @@ from httpnas.storage.errors import (
     StorageError,
     StorageFull,
 )
+from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Find, Version
 from tests.storage.steps import (

@@ -369,7 +369,7 @@ PENDING = st.builds(
     lines=st.none() | SIZES,
     boot=SIZES,
     keys=st.just(0),
-    pages=st.lists(st.integers(0, 2**32 - 1), max_size=64).map(tuple),
+    blocks=st.lists(st.integers(0, 2**32 - 1), max_size=64).map(tuple),
     staged=st.binary(max_size=60),
 )
 DIGESTS = st.fixed_dictionaries(
@@ -486,7 +486,7 @@ def test_counts_are_those_of_wc_whatever_the_pieces(storage: Storage, root: Path
     def check(uploaded: list[bytes], appended: list[list[bytes]], spill: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
             if spill:
-                patch.setattr("httpnas.storage.append.IN_MEMORY", 10)
+                patch.setattr(storage, "in_memory", 10)
             upload(storage, b"f", uploaded)
             for pieces in appended:
                 pending = storage.begin_append(b"f", anything)

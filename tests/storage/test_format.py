@@ -18,8 +18,8 @@ from typing import Any, TextIO
 import pytest
 
 from httpnas.storage import format, locks, migration
-from httpnas.storage.commits import PAGE
 from httpnas.storage.errors import OtherFormat, StorageError
+from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
 from tests.private import own, runs_of
 from tests.storage.steps import (

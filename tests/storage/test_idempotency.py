@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
-from httpnas.storage.commits import PAGE
 from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull
-from httpnas.storage.record import KEYS, LARGEST, Record, decode
+from httpnas.storage.record import KEYS, LARGEST, PAGE, Record, decode
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version
 from tests.private import own

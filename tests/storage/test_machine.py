@@ -114,6 +114,13 @@ class Model:
         return sorted(rest for rest in rests if b"/" not in rest)
 
 
+def small_storage(path: str) -> Storage:
+    """Return a storage that stages in files what is not very small."""
+    storage = Storage(path, durable=False)
+    storage.in_memory = IN_MEMORY
+    return storage
+
+
 class StorageMachine(RuleBasedStateMachine):
     """Two storages on a new folder.
 
@@ -128,8 +135,6 @@ class StorageMachine(RuleBasedStateMachine):
         self.root.mkdir()
         self.lent = contextlib.ExitStack()
         self.lent.enter_context(spare.lent(self.root))
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("httpnas.storage.append.IN_MEMORY", IN_MEMORY)
         self.model = Model()
         self.tags: dict[bytes, str] = {}
         self.every_tag: set[str] = set()
@@ -141,12 +146,11 @@ class StorageMachine(RuleBasedStateMachine):
         self.aside: list[list[bytes]] = [[], []]
         #: The folder, as each of the storages sees it.
         self.seen_at = [str(roots[on % len(roots)] / name) for on in range(len(self.aside))]
-        self.storages = [Storage(path, durable=False) for path in self.seen_at]
+        self.storages = [small_storage(path) for path in self.seen_at]
 
     def teardown(self) -> None:
         for storage in self.storages:
             storage.close()
-        self.patch.undo()
         self.lent.close()
         shutil.rmtree(self.root)
 
@@ -419,7 +423,7 @@ class StorageMachine(RuleBasedStateMachine):
     def restart(self, on: int, by: int) -> None:
         """One storage ends and begins anew; either frees what it has left."""
         self.storages[on].close()
-        self.storages[on] = Storage(self.seen_at[on], durable=False)
+        self.storages[on] = small_storage(self.seen_at[on])
         self.aside[on].clear()
 
         def is_reclaimed() -> bool:

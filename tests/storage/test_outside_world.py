@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, given, settings
 
 from httpnas.storage import commits
 from httpnas.storage.append import IN_MEMORY, Append
-from httpnas.storage.commits import PAGE
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
+from httpnas.storage.record import PAGE
 from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
@@ -826,4 +826,4 @@ def test_a_group_that_dies_is_all_there_or_not(durable: Storage, where: str, nth
 
 
 def test_the_room_for_a_group_is_the_room_of_memory() -> None:
-    assert IN_MEMORY // PAGE < commits.MOST_PAGES
+    assert IN_MEMORY // PAGE < commits.MOST_BLOCKS

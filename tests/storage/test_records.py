@@ -18,10 +18,9 @@ import pytest
 
 from httpnas.storage import commits, version
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
-from httpnas.storage.commits import PAGE
 from httpnas.storage.errors import StorageError, StorageFull
 from httpnas.storage.facts import Facts
-from httpnas.storage.record import KEYS, Key, Pending, Record
+from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version
