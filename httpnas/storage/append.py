@@ -14,6 +14,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from httpnas.storage import commits
@@ -77,6 +78,8 @@ class Append:
         self.checksum = 0
         self.staged: tuple[int, bytes] | None = None
         self.repeats = False
+        self._is_synced = False
+        self._ending = ExitStack()
 
     def claim(self) -> Claim:
         """Return a claim for its last step, which holds nothing yet; the caller closes it."""
@@ -100,10 +103,17 @@ class Append:
             self.chunks = []
 
     def sync(self) -> None:
-        """Bring what is staged in a file to stable storage, so that no lock is held for that."""
-        if self.staged is not None:
+        """Bring what is staged in a file to stable storage, so that no lock is held for that.
+
+        So is the note of what it is for: after a power cut, it is needed until that is repaired.
+        """
+        if self.staged is not None and not self._is_synced:
+            notes = self._namespace.workspace.notes
             with translated():
+                self._ending.enter_context(notes.noted(self._name))
+                self._namespace.sync(notes.fd)
                 self._namespace.sync(self.staged[0])
+            self._is_synced = True
 
     def commit(self, claim: Claim | None = None) -> Version:
         """Commit this append alone; see :func:`commit`."""
@@ -114,6 +124,7 @@ class Append:
 
     def close(self) -> None:
         """Close and remove the temporary file, if there is one."""
+        self._ending.close()
         if self.staged is not None:
             fd, name = self.staged
             try:
@@ -166,6 +177,9 @@ def commit(
     :raises StorageError: when nothing was appended.
     :raises Locked: when it is to be called again, with the same claim.
     """
+
+    for append in appends:
+        append.sync()
 
     def commit_all(claim: Claim) -> list[Version | Exception]:
         with (

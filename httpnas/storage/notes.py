@@ -1,7 +1,7 @@
 """What a daemon is appending to, noted for whoever finds it dead.
 
-The notes are in the daemon's lease, a slot for each append at a time. They are not synced, and not
-taken back: who reads them looks at the file itself.
+The notes are in the daemon's lease, a slot for each append at a time. They are synced only for an
+append that is staged in a file, and not taken back: who reads them looks at the file itself.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _LENGTH = struct.Struct("<H")
 class Notes:
     """The notes of this daemon.
 
-    :param fd: the open lease.
+    :param fd: the open lease; whoever wants its notes to be durable syncs it.
     """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._serial = itertools.count()
         #: The number of each slot that is not in use, and what is in it.
         self._free: list[tuple[int, bytes]] = []
@@ -38,7 +38,7 @@ class Notes:
         try:
             if there != name:
                 with suppress(OSError):  # without it, the next append repairs the file
-                    os.pwrite(self._fd, _LENGTH.pack(len(name)) + name, slot * _SLOT)
+                    os.pwrite(self.fd, _LENGTH.pack(len(name)) + name, slot * _SLOT)
             yield
         finally:
             self._free.append((slot, name))

@@ -575,7 +575,7 @@ DEATHS = [
 LATE_DEATHS = [
     ("xattrs", "fsync", 1, SMALL),
     ("xattrs", "setxattr", 2, SMALL),
-    ("xattrs", "fsync", 1, LARGE),
+    ("xattrs", "fsync", 3, LARGE),
     ("files", "fsync", 3, SMALL),
     ("files", "rename", 2, SMALL),
     ("files", "rename", 2, LARGE),
