@@ -161,6 +161,7 @@ def main(cache: str) -> None:
         wire.ask("POST", "/file/log")
         rate("1 replica, 1 client", ports[:1], 1)
         rate("1 replica, 8 clients", ports[:1], 8)
+        rate("1 replica, 64 clients", ports[:1], 64)
         rate("2 replicas, 1 client each", ports, 1)
         rate("2 replicas, 4 clients each", ports, 4)
 
