@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 
 from httpnas.storage import commits
 from httpnas.storage.commits import Ledger, block_sums, next_stamp
@@ -80,10 +81,6 @@ class Append:
         self.repeats = False
         self._is_synced = False
         self._ending = ExitStack()
-
-    def claim(self) -> Claim:
-        """Return a claim for its last step, which holds nothing yet; the caller closes it."""
-        return self._namespace.claim()
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Stage *chunks* behind what was staged before.
@@ -281,7 +278,7 @@ class _Group:
         block = self._namespace.block
         blocks: tuple[int, ...] = ()
         if first.staged is None:
-            content = self._content()
+            content = self._content
             checksum, blocks = zlib.crc32(content), block_sums(content, before.size, block)
         else:
             staged = self._namespace.workspace.path_of(first.staged[1])
@@ -300,7 +297,9 @@ class _Group:
         )
         return replace(before, keys=keys, pending=pending)
 
+    @cached_property
     def _content(self) -> bytes:
+        """What the members add, when it is not staged in a file."""
         return b"".join(chunk for append in self._members for chunk in append.chunks)
 
     def _write(self, offset: int) -> None:
@@ -310,11 +309,11 @@ class _Group:
         if staged is not None:
             copy(staged[0], fd, offset, self._version.size - offset)
         elif not self._namespace.volume.is_local:
-            write_all(fd, [self._content()], offset)
+            write_all(fd, [self._content], offset)
         else:
             # Others may append to the file in this moment: O_APPEND keeps theirs and ours whole.
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-            write_all(fd, [self._content()])
+            write_all(fd, [self._content])
             landed = os.lseek(fd, 0, os.SEEK_CUR) - (self._version.size - offset)
             if landed != offset:
                 self._shift(landed - offset)
@@ -326,7 +325,7 @@ class _Group:
         foreign = replace(of_stat(os.fstat(self._ledger.fd)), size=record.size + by)
         self._base = record.about(foreign)
         self._keys = {a: replace(key, size=key.size + by) for a, key in self._keys.items()}
-        blocks = block_sums(self._content(), foreign.size, self._namespace.block)
+        blocks = block_sums(self._content, foreign.size, self._namespace.block)
         self._ledger.announce(
             replace(
                 self._base,
@@ -374,7 +373,7 @@ class _Group:
         staged = self._members[0].staged
         if staged is not None:
             return commits.same(self._ledger.fd, offset, staged[0], there)
-        return os.pread(self._ledger.fd, there, offset) == self._content()[:there]
+        return os.pread(self._ledger.fd, there, offset) == self._content[:there]
 
     def _fail(self, error: Exception, undone: bool) -> None:
         """Refuse all, or try each alone where there is no room: a smaller one may fit."""

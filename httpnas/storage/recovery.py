@@ -38,11 +38,7 @@ def repair(namespace: Namespace, name: bytes) -> bool:
     try:
         with translated(), owned(namespace.open_holder(name)) as folder:
             leaf = split(name)[1]
-            fd = open_file(folder, leaf, READ)
-            if fd is None:
-                return True
-            with owned(fd):
-                record = namespace.records.read(fd)
+            record = _record_of(namespace, folder, leaf)
             if record is None or record.pending is None:
                 return True
             with closing(namespace.claim()) as claim, namespace.hold(claim, (folder, name)):
@@ -59,11 +55,7 @@ def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | Non
 
     None when there is no such file, or none that has a record.
     """
-    fd = open_file(folder, leaf, READ)
-    if fd is None:
-        return None
-    with owned(fd):
-        record = namespace.records.read(fd)
+    record = _record_of(namespace, folder, leaf)
     if record is None or record.pending is None:
         return record
     fd = open_file(folder, leaf, WRITE)
@@ -72,6 +64,14 @@ def recovered_at(namespace: Namespace, folder: int, leaf: bytes) -> Record | Non
     with owned(fd):
         # It may be appended to by another name that it has.
         return recover(namespace, fd).record if commits.lock(fd) else record
+
+
+def _record_of(namespace: Namespace, folder: int, leaf: bytes) -> Record | None:
+    fd = open_file(folder, leaf, READ)
+    if fd is None:
+        return None
+    with owned(fd):
+        return namespace.records.read(fd)
 
 
 def open_file(folder: int, leaf: bytes, flags: int) -> int | None:

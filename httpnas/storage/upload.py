@@ -19,6 +19,7 @@ from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
 from httpnas.storage.recovery import recovered_at
 from httpnas.storage.rename import name_new
+from httpnas.storage.root import split
 from httpnas.storage.version import Check, Version, of_stat
 
 _NOT_NOTED = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
@@ -37,6 +38,7 @@ class Upload:
     def __init__(self, namespace: Namespace, name: bytes, private: bool) -> None:
         self._namespace = namespace
         self._name = name
+        self._leaf = split(name)[1]
         self._fd, self._temporary = namespace.workspace.create(0o600 if private else 0o666)
         self._lines = 0
         self._ledger: Ledger | None = None
@@ -105,7 +107,7 @@ class Upload:
     def _inherit(self, folder: int) -> Inheritance:
         """Take over rights and sync the file, once for a folder, however often it is tried."""
         if self._inheritance is None or not self._inheritance.moved_to(folder):
-            self._inheritance = Inheritance(self._fd, folder, os.path.basename(self._name))
+            self._inheritance = Inheritance(self._fd, folder, self._leaf)
             self._inheritance.take()
             self._namespace.sync(self._fd)
         return self._inheritance
@@ -119,8 +121,7 @@ class Upload:
         create_only: bool,
         claim: Claim,
     ) -> None:
-        leaf = os.path.basename(self._name)
-        namespace = self._namespace
+        leaf, namespace = self._leaf, self._namespace
         with namespace.hold(claim, (folder, self._name)):
             check(lambda: namespace.current(folder, leaf))
             if inheritance.renew():

@@ -188,6 +188,43 @@ def process(script: str, *args: str) -> subprocess.Popen[bytes]:
     )
 
 
+_HOLDER = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
+os.write(fd, sys.argv[2].encode())
+os.close(fd)
+print("given back", flush=True)
+sys.stdin.readline()
+"""
+
+
+class Holder:
+    """Another process that has an flock(2) on a file.
+
+    :param written: what it writes to the file before it lets go.
+    """
+
+    def __init__(self, path: Path, written: str = "") -> None:
+        self._process = process(_HOLDER, str(path), written)
+        self._next(b"held\n")
+
+    def _next(self, said: bytes) -> None:
+        assert self._process.stdout and self._process.stdout.readline() == said
+
+    def let_go(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        self._next(b"given back\n")
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
 def need_xattrs(folder: Path) -> None:
     """Skip the test where the file system keeps no user xattrs."""
     probe = folder / "probe"

@@ -20,13 +20,13 @@ from httpnas.storage.facts import Facts
 from httpnas.storage.locks import Locked, _bucket, all_buckets
 from httpnas.storage.store import Storage
 from tests.storage.steps import (
+    Holder,
     anything,
     append,
     leftovers,
     names,
     on_write,
     opened,
-    process,
     read,
     upload,
     with_another_lock,
@@ -346,45 +346,11 @@ def test_an_append_by_another_name_of_the_file_waits(
     assert (root / "f").read_bytes() == b"first second "
 
 
-_HOLDER = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.flock(fd, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.readline()
-os.write(fd, b"theirs\\n")
-os.close(fd)
-print("given back", flush=True)
-sys.stdin.readline()
-"""
-
-
-class Holder:
-    """Another program, which has an flock(2) on a file, and writes to it before it lets go."""
-
-    def __init__(self, path: Path) -> None:
-        self._process = process(_HOLDER, str(path))
-        self._next(b"held\n")
-
-    def _next(self, said: bytes) -> None:
-        assert self._process.stdout and self._process.stdout.readline() == said
-
-    def let_go(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(b"\n")
-        self._process.stdin.flush()
-        self._next(b"given back\n")
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
 @pytest.fixture
 def holder(storage: Storage, root: Path) -> Iterator[Holder]:
     """Another program that has a lock on the file *f*."""
     upload(storage, b"f", b"")
-    holder = Holder(root / "f")
+    holder = Holder(root / "f", "theirs\n")
     yield holder
     holder.end()
 
@@ -398,7 +364,7 @@ def test_an_append_waits_for_another_program_that_locks_the_file(
     same = _bucket(storage.root.fd, b"f")
     tried = (b"n%d" % n for n in range(10_000))
     neighbour = next(name for name in tried if _bucket(storage.root.fd, name) == same)
-    with closing(begun), closing(begun.claim()) as claim:
+    with closing(begun), closing(storage.claim()) as claim:
         with pytest.raises(Locked):
             begun.commit(claim)
         assert not claim.advance()
@@ -417,7 +383,7 @@ def test_an_append_does_not_wait_for_a_file_that_is_replaced_meanwhile(
     if not storage.volume.is_local:
         pytest.skip("the file itself is not locked here")
     begun = begin_append(storage, b"f", b"more")
-    with closing(begun), closing(begun.claim()) as claim:
+    with closing(begun), closing(storage.claim()) as claim:
         with pytest.raises(Locked):
             begun.commit(claim)
         upload(storage, b"f", b"new ")
@@ -432,7 +398,7 @@ def test_a_lock_on_a_file_that_has_lost_its_name_is_not_taken_for_one_on_the_nex
     if not storage.volume.is_local:
         pytest.skip("the file itself is not locked here")
     begun = begin_append(storage, b"f", b"more")
-    with closing(begun), closing(begun.claim()) as claim:
+    with closing(begun), closing(storage.claim()) as claim:
         with pytest.raises(Locked):
             begun.commit(claim)
         storage.move(b"f", b"g", anything)

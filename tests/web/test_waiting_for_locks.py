@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,39 +17,7 @@ from httpnas.transfer.disk import THREADS
 from tests.files.jobs import FakeJob
 from tests.harness import Client, Nas, wait_until
 from tests.private import own
-from tests.storage.steps import process
-
-_HOLDER = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-fcntl.flock(fd, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.readline()
-os.close(fd)
-print("given back", flush=True)
-sys.stdin.readline()
-"""
-
-
-class Holder:
-    """Another process that has a lock."""
-
-    def __init__(self, path: Path) -> None:
-        self._process = process(_HOLDER, str(path))
-        self._next(b"held\n")
-
-    def _next(self, said: bytes) -> None:
-        assert self._process.stdout and self._process.stdout.readline() == said
-
-    def let_go(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(b"\n")
-        self._process.stdin.flush()
-        self._next(b"given back\n")
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+from tests.storage.steps import Holder
 
 
 def bucket(nas: Nas, name: str) -> int:
