@@ -19,10 +19,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from httpnas.storage import commits
-from httpnas.storage.commits import Ledger, block_sums, next_stamp
+from httpnas.storage.commits import block_sums
 from httpnas.storage.content import copy, write_all
 from httpnas.storage.errors import StorageError, translate, translated
 from httpnas.storage.facts import newlines
+from httpnas.storage.ledger import Ledger, next_stamp
 from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record

@@ -8,9 +8,10 @@ from contextlib import closing
 from dataclasses import replace
 
 from httpnas.storage import commits, version
-from httpnas.storage.commits import Ledger, Verdict, without
+from httpnas.storage.commits import Verdict, without
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
+from httpnas.storage.ledger import Ledger, ledger_of
 from httpnas.storage.locks import Locked
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
@@ -98,7 +99,7 @@ def recover(namespace: Namespace, fd: int) -> Ledger:
     The file's lock must be held.
     """
     records = namespace.records
-    ledger, status = commits.ledger_of(fd, records), os.fstat(fd)
+    ledger, status = ledger_of(fd, records), os.fstat(fd)
     record = ledger.record
     if record is None or record.pending is None:
         return ledger

@@ -15,10 +15,11 @@ from functools import partial
 
 from httpnas.storage import tree, version
 from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome
-from httpnas.storage.commits import Undecided, ledger_of, may_be_mapped
+from httpnas.storage.commits import Undecided, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.facts import Facts
+from httpnas.storage.ledger import ledger_of
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace, Observe, refuse_non_file

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from httpnas.storage import projects
-from httpnas.storage.commits import Ledger, next_stamp
 from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.inheritance import Inheritance
+from httpnas.storage.ledger import Ledger, next_stamp
 from httpnas.storage.locks import Claim
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record

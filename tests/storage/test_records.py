@@ -20,6 +20,7 @@ from httpnas.storage import commits, version
 from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
 from httpnas.storage.errors import StorageError, StorageFull
 from httpnas.storage.facts import Facts
+from httpnas.storage.ledger import Ledger
 from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
@@ -125,7 +126,7 @@ def test_a_record_is_read_as_it_was_written(storage: Storage, fd: int, tmp_path:
     other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
     assert records.read(fd) is None
     for stamp in [5, 1 << 40, 0]:
-        record = commits.Ledger(fd, records, version.of_stat(os.fstat(fd)), None)
+        record = Ledger(fd, records, version.of_stat(os.fstat(fd)), None)
         record.settle(replace(record.base, stamp=stamp, keys=(Key(b"12345678", 1, 0, 0),)))
         assert records.read(fd) == record.record
         assert records.read(other) is None
@@ -134,7 +135,7 @@ def test_a_record_is_read_as_it_was_written(storage: Storage, fd: int, tmp_path:
 
 @both_kinds
 def test_a_record_of_the_largest_size_is_kept_whole(storage: Storage, fd: int) -> None:
-    ledger = commits.Ledger(fd, storage.records, version.of_stat(os.fstat(fd)), None)
+    ledger = Ledger(fd, storage.records, version.of_stat(os.fstat(fd)), None)
     keys = tuple(Key(os.urandom(8), n, 0, n) for n in range(KEYS))
     digests = {"sha-256": os.urandom(32), "sha-512": os.urandom(64), "md5": os.urandom(16)}
     ledger.settle(replace(ledger.base, lines=9, digests=digests, keys=keys))
