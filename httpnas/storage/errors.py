@@ -37,6 +37,17 @@ class NameTaken(StorageError):
     """The destination exists already and may not be replaced."""
 
 
+class WrongOffset(StorageError):
+    """The file does not have the length that the client expects.
+
+    :ivar actual: its length in bytes.
+    """
+
+    def __init__(self, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes")
+        self.actual = actual
+
+
 class IntoItself(StorageError):
     """A folder cannot be moved into itself."""
 

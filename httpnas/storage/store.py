@@ -14,17 +14,19 @@ from dataclasses import replace
 from functools import partial
 
 from httpnas.storage import tree, version
-from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome
+from httpnas.storage.append import Append, commit
 from httpnas.storage.commits import Undecided, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
-from httpnas.storage.errors import NoSuchFile, StorageError, translated
+from httpnas.storage.errors import NoSuchFile, StorageError, WrongOffset, translated
 from httpnas.storage.facts import Facts
+from httpnas.storage.group import outcome
 from httpnas.storage.ledger import ledger_of
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace, Observe, refuse_non_file
 from httpnas.storage.recovery import repair
 from httpnas.storage.root import READ, refuse_private
+from httpnas.storage.staging import hashed
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Version
 

@@ -15,7 +15,6 @@ from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.files.errors import AlreadyThere, DigestMismatch, NoLongerWanted, PreconditionFailed
 from httpnas.storage import errors
-from httpnas.storage.append import WrongOffset
 from httpnas.web.kinds import Kind
 from httpnas.web.multipart import BadForm
 from httpnas.web.server.application import GivenUp
@@ -126,7 +125,7 @@ def problem_of(error: BaseException) -> Problem | None:
     """Return what *error* means to a client, or None if it is a bug of the server."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, WrongOffset):
+    if isinstance(error, errors.WrongOffset):
         return Problem(
             Kind.WRONG_OFFSET,
             f"The file has {error.actual} bytes; Upload-Offset gives another number.",

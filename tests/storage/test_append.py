@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
+from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import (
     IsFolder,
     NoSuchFile,
@@ -23,6 +23,7 @@ from httpnas.storage.errors import (
     StorageBroken,
     StorageError,
     StorageFull,
+    WrongOffset,
 )
 from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
-from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull
+from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull, WrongOffset
 from httpnas.storage.record import KEYS, LARGEST, PAGE, Record, decode
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version

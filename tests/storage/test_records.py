@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from httpnas.storage import commits, version
-from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
-from httpnas.storage.errors import StorageError, StorageFull
+from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.errors import StorageError, StorageFull, WrongOffset
 from httpnas.storage.facts import Facts
 from httpnas.storage.ledger import Ledger
 from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record

@@ -19,8 +19,7 @@ from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.storage import errors
-from httpnas.storage.append import WrongOffset
-from httpnas.storage.errors import StorageError
+from httpnas.storage.errors import StorageError, WrongOffset
 from httpnas.web.multipart import BadForm
 from httpnas.web.openapi import document
 from httpnas.web.problems import Kind, Problem, problem_of

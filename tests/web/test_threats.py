@@ -16,7 +16,7 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from httpnas.storage import append, content, upload
+from httpnas.storage import content, group, staging, upload
 from httpnas.storage.root import Root
 from httpnas.storage.store import Storage
 from tests.harness import Nas, connect
@@ -410,7 +410,7 @@ async def test_a_failed_write_is_told_and_leaves_the_old_content(
     (nas.root / "g").write_bytes(b"g")
     data = bytes(5 << 20) if after else b"data"
     for method in ("POST", "PUT"):
-        for module in (upload, append):
+        for module in (upload, group, staging):
             monkeypatch.setattr(module, "write_all", failing(code, after))
         await check_trouble(nas, status, method, data=data)
         assert (await nas.fetch("GET", "/file/f"))[1] == b"old"
