@@ -8,16 +8,19 @@ one sync, in the order in which they came. What an append is and how it becomes 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from httpnas.storage import commits
-from httpnas.storage.errors import translated
+from httpnas.storage.commits import may_be_mapped
+from httpnas.storage.errors import Contended, translated
 from httpnas.storage.group import Group
-from httpnas.storage.locks import Claim
+from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import PAGE
 from httpnas.storage.recovery import recover
-from httpnas.storage.root import WRITE
+from httpnas.storage.root import READ, WRITE
 from httpnas.storage.staging import Staging
 from httpnas.storage.version import Version
 
@@ -29,7 +32,12 @@ class Append(Staging):
     """A body on its way to the end of a file, which can be committed.
 
     Made by :meth:`httpnas.storage.store.Storage.begin_append`.
+
+    :ivar landed: what it has written to its file, and synced, when that does not count yet.
     """
+
+    landed: Group | None = None
+    _has_begun_again = False
 
     def commit(self, claim: Claim | None = None) -> Version:
         """Commit this append alone; see :func:`commit`."""
@@ -37,6 +45,31 @@ class Append(Staging):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def close(self) -> None:
+        """Take back what does not count, and remove the temporary file."""
+        try:
+            if self.landed is not None:
+                self.landed.undo()
+                self.let_go()
+        finally:
+            super().close()
+
+    def let_go(self) -> None:
+        """Give back the lock of the file that it has been written to."""
+        group, self.landed = self.landed, None
+        if group is not None:
+            os.close(group.fd)
+
+    def begin_again(self, claim: Claim) -> None:
+        """Begin again with what has the name by now.
+
+        :raises Locked: always, or :exc:`Contended` when that has been done before.
+        """
+        if self._has_begun_again:
+            raise Contended("the file is replaced again and again")
+        self._has_begun_again = True
+        claim.begin_again()
 
 
 def commit(
@@ -59,6 +92,8 @@ def commit(
         append.sync()
 
     def commit_all(claim: Claim) -> list[Version | Exception]:
+        if appends[0].staged is not None:
+            return _commit_staged(namespace, name, appends[0], claim)
         with (
             namespace.held_file(name, WRITE, claim) as fd,
             namespace.timed("append_commit"),
@@ -70,3 +105,52 @@ def commit(
 
     with translated():
         return namespace.patiently(commit_all, claim)
+
+
+def _commit_staged(
+    namespace: Namespace, name: bytes, append: Append, claim: Claim
+) -> list[Version | Exception]:
+    """Commit what is staged in a file, which may take long.
+
+    Other names share the lock of this one, so it is given back meanwhile. The lock of the file
+    itself is kept, and then the name has to lead to that file still: who replaced, moved or removed
+    it did not know of the append.
+    """
+    group = append.landed or _land(namespace, name, append, claim)
+    if append.landed is None:
+        return group.outcomes
+    with ExitStack() as ending:
+        ending.callback(append.let_go)
+        try:
+            with namespace.held_file(name, READ, claim) as fd:
+                is_there = os.path.samestat(os.fstat(fd), os.fstat(group.fd))
+                if is_there:
+                    group.settle()
+        except Locked:
+            ending.pop_all()  # it is to be called again
+            raise
+        except Exception:
+            group.undo()
+            raise
+        if not is_there:
+            group.undo()
+    if not is_there:
+        append.begin_again(claim)
+    return group.outcomes
+
+
+def _land(namespace: Namespace, name: bytes, append: Append, claim: Claim) -> Group:
+    """Write what is staged to the file, and let :attr:`Append.landed` have it."""
+    with ExitStack() as failing:
+        with namespace.held_file(name, READ, claim) as found:
+            alone = namespace.volume.is_local and not may_be_mapped(found)
+            with namespace.held_file(name, WRITE, claim) as fd:
+                kept = claim.keep_file(fd)
+                failing.callback(os.close, kept)
+                group = Group(namespace, recover(namespace, kept), [append], alone)
+                is_announced = group.announce()
+        with namespace.timed("append_commit"):
+            if is_announced and group.write():
+                append.landed = group
+                failing.pop_all()
+    return group

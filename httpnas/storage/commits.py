@@ -184,7 +184,7 @@ def judge(
 ) -> Verdict:
     """Return what has become of what *record* announces for the open file *fd*.
 
-    :param staged: the descriptor of the file in which the added bytes were staged, if it is there.
+    :param staged: the descriptor of the file that ends with the added bytes, if it is there.
     """
     there = status.st_size - record.size
     if not 0 <= there <= pending.added:
@@ -215,7 +215,8 @@ def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int 
     """
     zeros = pending.boot != boot()
     if staged is not None:
-        return same(fd, record.size, staged, there, zeros)
+        start = os.fstat(staged).st_size - pending.added
+        return start >= 0 and same(fd, record.size, staged, start, there, zeros)
     ends = _ends(record.size, pending.added, pending.block or PAGE)
     if len(ends) != len(pending.blocks):
         return False
@@ -228,14 +229,14 @@ def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int 
     return True
 
 
-def same(one: int, offset: int, other: int, length: int, zeros: bool = False) -> bool:
-    """Tell whether *length* bytes of *one* at *offset* are those at the beginning of *other*.
+def same(one: int, offset: int, other: int, start: int, length: int, zeros: bool = False) -> bool:
+    """Tell whether *length* bytes of *one* at *offset* are those of *other* at *start*.
 
     :param zeros: whether a stretch of zeros will do as well.
     """
     for at in range(0, length, _CHUNK):
         count = min(_CHUNK, length - at)
-        found, wanted = os.pread(one, count, offset + at), os.pread(other, count, at)
+        found, wanted = os.pread(one, count, offset + at), os.pread(other, count, start + at)
         if found != wanted and not (zeros and _is_all_but_zeros(found, wanted, offset + at)):
             return False
     return True

@@ -1,18 +1,17 @@
-"""Appends that are committed together: planned, announced, written, synced and settled as one."""
+"""Appends that are committed together: announced, written, synced and settled as one."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 from httpnas.storage import commits
 from httpnas.storage.commits import block_sums
-from httpnas.storage.content import copy, write_all
+from httpnas.storage.content import append_all, write_all
 from httpnas.storage.errors import WrongOffset, translate
 from httpnas.storage.ledger import Ledger, next_stamp
 from httpnas.storage.namespace import Namespace
@@ -26,11 +25,19 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Group:
     """Appends that are committed together.
 
-    :ivar outcomes: of each, in their order.
+    :param ledger: of their file, whose lock is held until all is done.
+    :param alone: whether nobody else has the file open for writing.
     """
 
-    def __init__(self, namespace: Namespace, ledger: Ledger, appends: Sequence[Staging]) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        ledger: Ledger,
+        appends: Sequence[Staging],
+        alone: bool = False,
+    ) -> None:
         self._namespace = namespace
+        self._alone = alone
         self._ledger = ledger
         self._appends = appends
         self._before = ledger.version
@@ -45,18 +52,58 @@ class Group:
         self._refused: dict[Staging, Exception] = {}
 
     @property
+    def fd(self) -> int:
+        """The file."""
+        return self._ledger.fd
+
+    @property
     def outcomes(self) -> list[Version | Exception]:
+        """What has become of each, in their order."""
         firsts = [self._repeats.get(append, append) for append in self._appends]
         return [self._refused.get(append) or self._made[append] for append in firsts]
 
     def commit(self) -> None:
+        """Do all there is to do, while the lock of the name is held as well."""
+        if self.announce() and self.write():
+            self.settle()
+
+    def announce(self) -> bool:
+        """Write down what is to be added, and tell whether there is something."""
         for append in self._appends:
             try:
                 self._admit(append)
             except Exception as error:
                 self._refused[append] = error
-        if self._members:
-            self._make_true()
+        return bool(self._members) and self._has_done(
+            lambda: self._ledger.announce(self._announcement(self._base))
+        )
+
+    def write(self) -> bool:
+        """Add it to the file, bring it to stable storage, and tell whether that was possible."""
+
+        def write() -> None:
+            self._write(self._base.size)
+            self._namespace.sync(self._ledger.fd)
+
+        return self._has_done(write)
+
+    def settle(self) -> None:
+        """Let it count, unless nobody waits for it any more."""
+
+        def settle() -> None:
+            self._recheck()
+            self._settle()
+
+        self._has_done(settle)
+
+    def _has_done(self, step: Callable[[], None]) -> bool:
+        """Do *step*, or else undo what was done before and refuse all."""
+        try:
+            step()
+        except Exception as error:
+            self._fail(error, self.undo())
+            return False
+        return True
 
     def _admit(self, append: Staging) -> None:
         """Plan *append* behind those before it, or say what it has made before."""
@@ -91,17 +138,6 @@ class Group:
             self._keys[append] = Key(append.hashed, inode, size, stamp, append.length, checksum)
         self._members.append(append)
 
-    def _make_true(self) -> None:
-        before = self._base
-        try:
-            self._ledger.announce(self._announcement(before))
-            self._write(before.size)
-            self._namespace.sync(self._ledger.fd)
-            self._recheck()
-            self._settle()
-        except Exception as error:
-            self._fail(error, self._undo())
-
     def _announcement(self, before: Record) -> Record:
         """Return *before* with all that is about to be added."""
         first, added = self._members[0], self._version.size - before.size
@@ -134,20 +170,18 @@ class Group:
         return b"".join(chunk for append in self._members for chunk in append.chunks)
 
     def _write(self, offset: int) -> None:
-        fd, staged = self._ledger.fd, self._members[0].staged
+        fd, first = self._ledger.fd, self._members[0]
         if self._version.size == offset:
             return
-        if staged is not None:
-            copy(staged[0], fd, offset, self._version.size - offset)
-        elif not self._namespace.volume.is_local:
-            write_all(fd, [self._content], offset)
+        landed = offset
+        if first.staged is not None:
+            landed = first.put(fd, offset, self._alone)
+        elif self._namespace.volume.is_local:
+            landed = append_all(fd, [self._content])
         else:
-            # Others may append to the file in this moment: O_APPEND keeps theirs and ours whole.
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-            write_all(fd, [self._content])
-            landed = os.lseek(fd, 0, os.SEEK_CUR) - (self._version.size - offset)
-            if landed != offset:
-                self._shift(landed - offset)
+            write_all(fd, [self._content], offset)
+        if landed != offset:
+            self._shift(landed - offset)
 
     def _shift(self, by: int) -> None:
         """Take notice that others have appended *by* bytes before ours."""
@@ -181,14 +215,17 @@ class Group:
         if len(errors) == len(self._members):
             raise errors[0]
 
-    def _undo(self) -> bool:
+    def undo(self) -> bool:
         """Take back what was written, and tell whether that was possible.
 
         Where others have added something too, it stays.
         """
         fd, before = self._ledger.fd, self._base
         try:
-            there = os.fstat(fd).st_size - before.size
+            status = os.fstat(fd)
+            if not status.st_nlink:
+                return True
+            there = status.st_size - before.size
             if not self._is_ours(there, before.size):
                 return False
             if there:
@@ -201,9 +238,9 @@ class Group:
 
     def _is_ours(self, there: int, offset: int) -> bool:
         """Tell whether the *there* bytes at *offset* begin what this group adds."""
-        staged = self._members[0].staged
-        if staged is not None:
-            return commits.same(self._ledger.fd, offset, staged[0], there)
+        first = self._members[0]
+        if first.staged is not None:
+            return first.begins_at(self._ledger.fd, offset, there)
         return os.pread(self._ledger.fd, there, offset) == self._content[:there]
 
     def _fail(self, error: Exception, undone: bool) -> None:

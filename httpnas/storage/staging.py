@@ -11,10 +11,13 @@ import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from httpnas.storage.content import write_all
-from httpnas.storage.errors import translated
+from httpnas.storage import commits
+from httpnas.storage.content import append_all, copy, mapped, share, write_all
+from httpnas.storage.descriptors import owned
+from httpnas.storage.errors import StorageBroken, translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.namespace import Namespace
+from httpnas.storage.root import READ
 from httpnas.storage.version import Check
 
 
@@ -29,6 +32,7 @@ class Staging:
     :param expected: the length in bytes that the file must have.
     :param key: tells this append from all others, so that it is done once if it comes twice.
     :ivar length: bytes that are staged.
+    :ivar staged: descriptor and name of the temporary file, None while there is none.
     :ivar repeats: whether the file had taken the append with this key before.
     """
 
@@ -50,6 +54,8 @@ class Staging:
         self.lines = 0
         self.checksum = 0
         self.staged: tuple[int, bytes] | None = None
+        #: Where they begin in it, in bytes.
+        self._start = 0
         self.repeats = False
         self._is_synced = False
         self._ending = ExitStack()
@@ -63,13 +69,36 @@ class Staging:
         self.length += sum(map(len, chunks))
         self.lines += newlines(chunks)
         if self.length > self._namespace.in_memory:
-            if self.staged is None:
-                self.staged = self._namespace.workspace.create()
+            fd = self._create() if self.staged is None else self.staged[0]
             for chunk in self.chunks:
                 self.checksum = zlib.crc32(chunk, self.checksum)
             with translated():
-                write_all(self.staged[0], self.chunks)
+                write_all(fd, self.chunks)
             self.chunks = []
+
+    def _create(self) -> int:
+        fd, _ = self.staged = self._namespace.workspace.create()
+        head = self._present_head()
+        with translated():
+            write_all(fd, [head])
+        self._start = len(head)
+        return fd
+
+    def _present_head(self) -> bytes:
+        """Return what the last block of the target has now.
+
+        If the temporary file begins with that, both have the same blocks from there on.
+        """
+        namespace = self._namespace
+        if not namespace.volume.is_local:
+            return b""
+        with translated(), owned(namespace.root.open(self._name, READ)) as target:
+            return self._head(target, os.fstat(target).st_size)
+
+    def _head(self, target: int, size: int) -> bytes:
+        """Return what the last block of *target* has if that ends at *size*, none if it is full."""
+        length = size % self._namespace.block
+        return os.pread(target, length, size - length)
 
     def sync(self) -> None:
         """Bring what is staged in a file to stable storage, so that no lock is held for that.
@@ -83,6 +112,44 @@ class Staging:
                 self._namespace.sync(notes.fd)
                 self._namespace.sync(self.staged[0])
             self._is_synced = True
+
+    def put(self, fd: int, offset: int, alone: bool) -> int:
+        """Write what is staged in a file behind the end of the file *fd*, which is at *offset*.
+
+        :param alone: whether nobody else has that file open for writing.
+        :return: where it begins now: elsewhere if others have appended before.
+        :raises Contended: as :func:`httpnas.storage.content.append_all`.
+        :raises OSError: when a part may have been written.
+        """
+        assert self.staged is not None
+        staged = self.staged[0]
+        if os.fstat(staged).st_size != self._start + self.length:
+            raise StorageBroken("what was staged is not there any more")
+        if not self._namespace.volume.is_local:
+            copy(staged, self._start, fd, offset)
+            return offset
+        if alone and self._is_shared(staged, fd, offset):
+            return offset
+        return append_all(fd, mapped(staged, self._start))
+
+    def _is_shared(self, staged: int, fd: int, offset: int) -> bool:
+        """Share what is staged at the end of *fd*, or leave it as it is because that cannot be."""
+        head = self._head(fd, offset)
+        if len(head) != self._start or head != os.pread(staged, len(head), 0):
+            return False
+        try:
+            share(staged, fd, offset - len(head))
+        except OSError:
+            there = os.fstat(fd).st_size - offset
+            if there and self.begins_at(fd, offset, there):
+                os.ftruncate(fd, offset)
+            return False
+        return True
+
+    def begins_at(self, fd: int, offset: int, length: int) -> bool:
+        """Tell whether *length* bytes of *fd* at *offset* are the first of those in the file."""
+        assert self.staged is not None
+        return commits.same(fd, offset, self.staged[0], self._start, length)
 
     def close(self) -> None:
         """Close and remove the temporary file, if there is one."""

@@ -94,6 +94,7 @@ class Verb:
     :ivar status: of its answer, when nothing goes wrong.
     :ivar pieces: bytes that are written at a time, as if the disk took no more.
     :ivar lacks: a system call that the file system does not know.
+    :ivar network: whether the file system is to count as one on a network.
     :ivar crashed: a verb and a call of it at which a daemon was killed before.
     """
 
@@ -103,6 +104,7 @@ class Verb:
     status: int = 200
     pieces: int | None = None
     lacks: str | None = None
+    network: bool = False
     crashed: tuple[str, str] | None = None
 
     @property
@@ -187,8 +189,11 @@ def _verbs() -> dict[str, Verb]:
         "append in pieces": Verb(f, append, longer, pieces=PAGE),
         "append large": Verb(f, append_large, much_longer),
         "append large in pieces": Verb(f, append_large, much_longer, pieces=700_000),
-        "append large, no copy_file_range": Verb(
-            f, append_large, much_longer, lacks="copy_file_range"
+        "append large on a network in pieces": Verb(
+            f, append_large, much_longer, pieces=700_000, network=True
+        ),
+        "append large on a network, no copy_file_range": Verb(
+            f, append_large, much_longer, lacks="copy_file_range", network=True
         ),
         "append with key": Verb(
             f, Request("PUT", "/file/d/f", BODY, {"Idempotency-Key": "once"}), longer, pieces=PAGE
@@ -320,8 +325,9 @@ class _Wire(StringTransport):
 
 
 class _Daemon:
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, network: bool = False) -> None:
         self.storage = Storage(root)
+        self.storage.volume.is_local &= not network
         self._disk = _InTurn()
         engine = make_engine(Clock(), self._disk, self.storage, inf)
         metrics = Metrics()
@@ -380,7 +386,7 @@ def _live(job: dict[str, Any]) -> None:
     exec(_LET_TRACE)
     if job["pieces"]:
         _write_in_pieces(job["pieces"])
-    daemon = None if job["stopped"] else _Daemon(job["root"])
+    daemon = None if job["stopped"] else _Daemon(job["root"], job["network"])
     _say(done="ready")
     if job["close"]:
         _fail_at_close(*job["close"])
@@ -389,7 +395,7 @@ def _live(job: dict[str, Any]) -> None:
         if word == "end":
             return
         if word == "start":
-            daemon = _Daemon(job["root"])
+            daemon = _Daemon(job["root"], job["network"])
             exhaust(daemon.storage.reclaim_abandoned())
         elif daemon is not None:
             daemon.handle(VERBS[what].request if word == "verb" else HEALTHY[int(what)][0])
@@ -549,7 +555,8 @@ class Ward:
         :param stopped: begin before it has opened the storage.
         :param close: the number of a close(2) that fails, and the error.
         """
-        job = {"root": str(root), "pieces": verb.pieces, "stopped": stopped, "close": close}
+        job = {"root": str(root), "stopped": stopped, "close": close}
+        job |= {"pieces": verb.pieces, "network": verb.network}
         patient = Patient(self._pipe, job)
         try:
             yield patient
@@ -626,7 +633,7 @@ def _in_memory() -> bool:
 #: Calls that change or sync something, or open it.
 CHANGES = (
     "openat,openat2,open,creat,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,"
-    "copy_file_range,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,link,linkat,"
+    "copy_file_range,ioctl,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,link,linkat,"
     "unlink,unlinkat,mkdir,mkdirat,rmdir,utimensat,setxattr,fsetxattr,removexattr,fremovexattr,"
     "flock"
 )

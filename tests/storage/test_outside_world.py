@@ -21,7 +21,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from httpnas.storage import commits
+from httpnas.storage import commits, staging
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
@@ -328,8 +328,8 @@ def dying(*args, **kwargs):
     global calls
     calls += 1
     if calls == int(nth):
-        if function == "copy_file_range":
-            real(args[0], args[1], 8192 - args[4] % 4096, *args[3:])
+        if function == "writev" and len(args[1][0]) > 8192:
+            real(args[0], [args[1][0][: 8192 - os.fstat(args[0]).st_size % 4096]])
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
 
@@ -343,7 +343,7 @@ pending.commit()
 KILLS = {
     "before the record": ("setxattr", 1, 5000, False),
     "before the content": ("writev", 1, 5000, False),
-    "in the content": ("copy_file_range", 1, IN_MEMORY + 5000, False),
+    "in the content": ("writev", 1, IN_MEMORY + 5000, False),
     "before the sync": ("fsync", 1, 5000, True),
     "before the sync, large": ("fsync", 1, IN_MEMORY + 5000, True),
     "before it is settled": ("setxattr", 2, 5000, True),
@@ -377,7 +377,7 @@ def test_what_a_dead_daemon_has_staged_stays_until_its_file_can_be_repaired(
 ) -> None:
     """Without it nobody could tell that the torn part is ours."""
     upload(durable, b"d/f", OLD)
-    dying = process(_DYING, str(root), "copy_file_range", "1", str(IN_MEMORY + 5000), "")
+    dying = process(_DYING, str(root), "writev", "1", str(IN_MEMORY + 5000), "")
     dying.communicate(timeout=PATIENCE)
     with (
         owned(durable.root.open(b"d", FOLDER)) as folder,
@@ -483,6 +483,50 @@ def test_a_backup_that_was_taken_while_it_was_appended_to_has_all_acknowledged_l
 # Programs beside the daemon
 
 
+def not_supported(*args: Any) -> None:
+    raise OSError(errno.EOPNOTSUPP, "not supported")
+
+
+_APPENDER = """
+import os, sys
+anew, number = sys.argv[2] == "anew", 0
+os.write(1, b"begun\\n")
+while not os.path.exists(sys.argv[1] + ".end"):
+    if anew or not number:
+        fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+    number += 1
+    os.write(fd, b"E-%07d\\n" % number)
+    if anew:
+        os.close(fd)
+print(number)
+"""
+
+
+@pytest.mark.parametrize("opened", ["once", "anew"])
+def test_lines_of_another_program_and_large_appends_of_ours_are_all_there(
+    storage: Storage, root: Path, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens the file in the moment in which blocks are shared is not safe."""
+    if opened == "anew":
+        monkeypatch.setattr(staging, "share", not_supported)
+    if not storage.volume.is_local:
+        pytest.skip("on a network file system other programs have to leave the file alone")
+    upload(storage, b"f", b"")
+    appender = process(_APPENDER, str(root / "f"), opened)
+    assert appender.stdout and appender.stdout.readline() == b"begun\n"
+    ours = [b"H-%d-%s\n" % (number, b"x" * (IN_MEMORY + number * 99_999)) for number in range(12)]
+    for number, line in enumerate(ours):
+        made = append(storage, b"f", line, key=b"%d" % number)
+        assert (root / "f").read_bytes()[: made.size].endswith(line)
+        assert append(storage, b"f", line, key=b"%d" % number) == made
+    (root / "f.end").touch()
+    count = int(appender.communicate(timeout=PATIENCE)[0])
+    lines = read(storage, b"f").splitlines(keepends=True)
+    assert [line for line in lines if line.startswith(b"H")] == ours
+    theirs = [line for line in lines if not line.startswith(b"H")]
+    assert theirs == [b"E-%07d\n" % number for number in range(1, count + 1)]
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_lines_that_others_append_meanwhile_and_ours_are_all_there(
     storage: Storage, root: Path, grouped: bool
@@ -528,10 +572,12 @@ def staged(storage: Storage, content: bytes, **how: Any) -> Append:
 
 
 @both_kinds
+@pytest.mark.parametrize("size", [4, IN_MEMORY + 10], ids=["small", "large"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_line_of_others_in_the_middle_of_an_append_is_kept(
-    storage: Storage, root: Path, moment: str
+    storage: Storage, root: Path, moment: str, size: int
 ) -> None:
+    ours = b"new\n".rjust(size, b".")
     upload(storage, b"f", b"old\n")
     real = os.writev
 
@@ -543,14 +589,15 @@ def test_a_line_of_others_in_the_middle_of_an_append_is_kept(
             sh("echo external >> f")(root)
         return written
 
-    pending = staged(storage, b"new\n", key=b"key")
+    pending = staged(storage, ours, key=b"key")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "writev", writev)
         result = pending.commit()
-    content = b"old\nexternal\nnew\n" if moment == "before" else b"old\nnew\nexternal\n"
+    external = b"external\n"
+    content = b"old\n" + (external + ours if moment == "before" else ours + external)
     assert read(storage, b"f") == (root / "f").read_bytes() == content
     assert content[: result.size].endswith(b"new\n")
-    assert append(storage, b"f", b"new\n", key=b"key") == result
+    assert append(storage, b"f", ours, key=b"key") == result
     file = opened(storage, b"f")
     assert storage.recall(file).lines in (None, 3)
     assert (file.version.tag == result.tag) == (file.version.size == result.size)

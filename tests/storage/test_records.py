@@ -565,12 +565,12 @@ DEATHS = [
     ("xattrs", "setxattr", 1, SMALL),
     ("xattrs", "writev", 1, SMALL),
     ("xattrs", "writev", 1, 3 * PAGE),
-    ("xattrs", "copy_file_range", 1, LARGE),
+    ("xattrs", "writev", 1, LARGE),
     ("files", "write", 1, SMALL),
     ("files", "rename", 1, SMALL),
     ("files", "writev", 1, SMALL),
     ("files", "writev", 1, 3 * PAGE),
-    ("files", "copy_file_range", 1, LARGE),
+    ("files", "writev", 1, LARGE),
 ]
 #: Where it dies when all is there, and when it is settled already.
 LATE_DEATHS = [
@@ -652,7 +652,7 @@ def test_what_counts_after_a_crash_can_be_changed(storage: Storage, root: Path) 
 @pytest.mark.parametrize(
     "function, size",
     [*((f, SMALL) for f in ["write", "writev", "fsync", "rename", "unlink", "open"]),
-     ("setxattr", SMALL), ("copy_file_range", LARGE)],
+     ("setxattr", SMALL), ("writev", LARGE)],
 )  # fmt: skip
 def test_a_failed_append_leaves_the_old_version(
     kind: str, durable: Storage, root: Path, function: str, size: int, code: int,

@@ -412,6 +412,7 @@ async def test_a_failed_write_is_told_and_leaves_the_old_content(
     for method in ("POST", "PUT"):
         for module in (upload, group, staging):
             monkeypatch.setattr(module, "write_all", failing(code, after))
+        monkeypatch.setattr(group, "append_all", failing(code, after))
         await check_trouble(nas, status, method, data=data)
         assert (await nas.fetch("GET", "/file/f"))[1] == b"old"
         assert (nas.root / "f").read_bytes() == b"old"
