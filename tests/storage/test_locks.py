@@ -575,3 +575,26 @@ def test_a_large_append_waits_for_the_lock_of_its_name_without_a_thread(
     assert (tag(storage, b"f") == before.tag) == given_up
     assert len(os.listdir("/proc/self/fd")) == descriptors - 1  # and the temporary file
     append(storage, b"f", b"next")
+
+
+def test_the_time_that_a_large_append_copies_is_not_taken_for_time_that_it_waits(
+    storage: Storage, patch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"old ")
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    patch.setattr(locks_module, "time", clock)
+
+    def pass_time() -> None:
+        clock.now += 100
+        other.take({_bucket(storage.root.fd, b"f")})
+
+    other = storage.claim()
+    while_it_copies(patch, pass_time)
+    begun = begin_append(storage, b"f", LARGE)
+    with closing(begun), closing(storage.claim()) as claim:
+        with pytest.raises(Locked):
+            begun.commit(claim)
+        other.close()
+        assert claim.advance()
+        begun.commit(claim)
