@@ -93,7 +93,7 @@ class OutOfDescriptors(StorageAway):
 
 
 class Contended(StorageAway):
-    """Others held a lock for too long."""
+    """Others held a lock for too long, or were in the way in another manner."""
 
 
 class StorageBroken(StorageError):
