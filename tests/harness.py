@@ -339,7 +339,7 @@ class Twistd:
     def memory(self) -> int:
         """Return the memory the daemon has in use, in bytes.
 
-        The pages of files that it has mapped do not count: the kernel takes them when it needs them.
+        Pages of files that it has mapped do not count: the kernel takes them when it likes.
         """
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return sum(int(kib) << 10 for kib in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))

@@ -148,6 +148,7 @@ def _land(namespace: Namespace, name: bytes, append: Append, claim: Claim) -> Gr
                 kept = claim.keep_file(fd)
                 failing.callback(os.close, kept)
                 group = Group(namespace, recover(namespace, kept), [append], alone)
+                append.note_target(kept)
                 is_announced = group.announce()
         with namespace.timed("append_commit"):
             if is_announced and group.write():

@@ -54,6 +54,7 @@ class Namespace:
         if same_as is not None:
             same_as.volume.verify_same(self.root)
         self.workspace = Workspace(self.root.fd)
+        self.workspace.stat = self.root.stat
         self.volume: Volume = Volume(self._path, self.root, self.workspace)
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves, in user xattrs.

@@ -17,6 +17,7 @@ from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import StorageBroken, translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.namespace import Namespace
+from httpnas.storage.notes import Note
 from httpnas.storage.root import READ
 from httpnas.storage.version import Check
 
@@ -58,6 +59,8 @@ class Staging:
         self._start = 0
         self.repeats = False
         self._is_synced = False
+        #: Of the notes of this daemon.
+        self._slot = 0
         self._ending = ExitStack()
 
     def write(self, chunks: Sequence[bytes]) -> None:
@@ -108,10 +111,16 @@ class Staging:
         if self.staged is not None and not self._is_synced:
             notes = self._namespace.workspace.notes
             with translated():
-                self._ending.enter_context(notes.noted(self._name))
+                self._slot = self._ending.enter_context(notes.noted(self._name))
                 self._namespace.sync(notes.fd)
                 self._namespace.sync(self.staged[0])
             self._is_synced = True
+
+    def note_target(self, fd: int) -> None:
+        """Note that what is staged in a file is about to be announced for the file *fd*."""
+        assert self.staged is not None
+        note = Note(self._name, os.fstat(fd).st_ino, self.staged[1])
+        self._namespace.workspace.notes.announce(self._slot, note)
 
     def put(self, fd: int, offset: int, alone: bool) -> int:
         """Write what is staged in a file behind the end of the file *fd*, which is at *offset*.

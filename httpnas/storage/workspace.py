@@ -16,22 +16,25 @@ import random
 import shutil
 import stat
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from httpnas.storage import acl, format, notes, projects
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import OtherFormat, StorageGone, translated
+from httpnas.storage.errors import OtherFormat, StorageError, StorageGone, translated
 from httpnas.storage.format import LOCKS, RECORDS, RUNS, Place
 from httpnas.storage.migration import Former
-from httpnas.storage.notes import Notes
+from httpnas.storage.notes import Note, Notes
 from httpnas.storage.records import has_xattrs
 from httpnas.storage.root import FOLDER, PRIVATE
 
 _LEASE = "lease"
 #: How many living daemons are met, at most, in the search for dead ones.
 _MOST_ALIVE = 32
+#: Seconds for which it is kept what was staged for a file that is not where it was.
+_KEPT = 7 * 86400
 
 
 class Workspace:
@@ -53,6 +56,8 @@ class Workspace:
         #: Is called with each file that a dead daemon was appending to, before what it has left in
         #: its folder goes. It returns False when that has to stay for now.
         self.repair: Callable[[bytes], bool] = lambda name: True
+        #: Returns the status of the file that has a name, None when there is none.
+        self.stat: Callable[[bytes], os.stat_result | None] = lambda name: None
         #: Is told the inode of each file that is removed here for good, its last name with it.
         self.forget: Callable[[int], None] | None = None
         # Not numbers alone: a folder that was taken over may hold the same names already.
@@ -316,22 +321,43 @@ class Workspace:
             return
         with owned(lease):
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not (yield from self._repaired(notes.read(lease))):
+            noted = notes.read(lease)
+            if not (yield from self._repaired(noted)):
                 return
             with owned(os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)) as folder:
+                kept = {_LEASE, *self._still_needed(folder, noted)}
                 for entry in os.listdir(folder):
-                    if entry != _LEASE:
+                    if entry not in kept:
                         yield from self.reclaim(self.set_aside(folder, entry))
+                if len(kept) > 1:
+                    return
                 os.unlink(_LEASE, dir_fd=folder)
             os.rmdir(run, dir_fd=self._runs)
 
-    def _repaired(self, names: Iterable[bytes]) -> Generator[None, None, bool]:
-        """Repair the files *names*, and tell whether that was possible for all."""
+    def _repaired(self, noted: Iterable[Note]) -> Generator[None, None, bool]:
+        """Repair the files that were *noted*, and tell whether that was possible for all."""
         all_are = True
-        for name in names:
-            all_are = self.repair(name) and all_are
+        for note in noted:
+            all_are = self.repair(note.name) and all_are
             yield
         return all_are
+
+    def _still_needed(self, folder: int, noted: Iterable[Note]) -> Iterator[str]:
+        """Yield what in *folder* was staged for files that could not be repaired.
+
+        Others have moved them, and who meets them judges by it what was appended.
+        """
+        for note in noted:
+            with contextlib.suppress(FileNotFoundError):
+                staged = os.stat(note.staged, dir_fd=folder)
+                if time.time() - staged.st_mtime < _KEPT and not self._is_there(note):
+                    yield os.fsdecode(note.staged)
+
+    def _is_there(self, note: Note) -> bool:
+        with contextlib.suppress(StorageError):
+            status = self.stat(note.name)
+            return status is not None and status.st_ino == note.inode
+        return False
 
     def verify(self) -> None:
         """Verify that this folder is still there.

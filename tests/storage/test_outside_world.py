@@ -25,6 +25,7 @@ from httpnas.storage import commits, staging
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
+from httpnas.storage.format import RUNS
 from httpnas.storage.record import PAGE
 from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
@@ -391,6 +392,32 @@ def test_what_a_dead_daemon_has_staged_stays_until_its_file_can_be_repaired(
         pass
     assert (root / "d" / "f").read_bytes() == OLD
     assert leftovers(root) == []
+
+
+def test_what_a_dead_daemon_has_staged_for_a_file_that_is_moved_stays_for_a_week(
+    durable: Storage, root: Path
+) -> None:
+    upload(durable, b"d/f", OLD)
+    dying = process(_DYING, str(root), "writev", "1", str(IN_MEMORY + 5000), "")
+    dying.communicate(timeout=PATIENCE)
+    (run,) = {root / ".httpnas" / RUNS.decode() / path.split("/")[0] for path in leftovers(root)}
+    (run / "other").write_bytes(b"what an upload has left")
+    durable.move(b"d", b"e", anything)
+    torn = (root / "e" / "f").read_bytes()
+    assert len(torn) > len(OLD)
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert len(leftovers(root)) == 1
+    assert read(durable, b"e/f") == OLD
+    (staged,) = (root / ".httpnas" / RUNS.decode() / path for path in leftovers(root))
+    append(durable, b"e/f", b"next")
+    assert (root / "e" / "f").read_bytes() == OLD + b"next"
+    week_ago = time.time() - 8 * 86400
+    os.utime(staged, (week_ago, week_ago))
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert leftovers(root) == []
+    assert not run.exists()
 
 
 def test_what_a_dead_daemon_was_appending_to_may_be_gone(durable: Storage, root: Path) -> None:
