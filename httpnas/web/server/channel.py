@@ -27,6 +27,8 @@ from httpnas.web.server.request import Ending, StreamingRequest
 
 #: Bytes read from a socket at a time: four times Twisted's own, and uploads a fifth faster.
 READ = 256 << 10
+#: Bytes of later requests that are taken while one is handled. Beyond that, reading pauses.
+AHEAD = 16 << 10
 
 
 class Site(request.Site, Protocol):
@@ -40,13 +42,19 @@ class Site(request.Site, Protocol):
 
 
 class StreamingChannel(http.HTTPChannel):
-    """One connection and the request that it is at; further ones wait in its buffer."""
+    """One connection and the request that it is at; further ones wait in its buffer.
+
+    A request is taken from the buffer when the answer before it has gone to the transport, and the
+    transport has room. So the bytes of answers that wait for a client are bounded. Each is taken in
+    a turn of the reactor of its own, so that clients who send many at once do not hold up others.
+    """
 
     site: Site
     requests: list[StreamingRequest]
     transport: Any
     persistent: bool
     _networkProducer: Any
+    _optimisticEagerReadSize = AHEAD
     totalHeadersSize = 1 << 30  # counted here, where too much can be answered with its status
     maxHeaders = 1 << 30
 
@@ -67,6 +75,7 @@ class StreamingChannel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the request, if there is one."""
+        self._deaf = True
         super().connectionLost(reason)
         self.site.forget(self)
 
@@ -87,6 +96,7 @@ class StreamingChannel(http.HTTPChannel):
         """Note that the client has taken what there was."""
         self.deadlines.unblock()
         super().resumeProducing()
+        self._go_on()
 
     # Reading
 
@@ -144,6 +154,16 @@ class StreamingChannel(http.HTTPChannel):
         else:
             super()._finishRequestBody(data)
 
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a part of a body, or what comes behind a request that is being handled."""
+        super().rawDataReceived(data)
+        if self._handlingRequest and self._ahead() > AHEAD:
+            self._networkProducer.pauseProducing()  # Twisted does not if the client takes nothing
+
+    def _ahead(self) -> int:
+        """Return how many bytes have come behind the request that is being handled."""
+        return len(self._buffer) + sum(map(len, self._dataBuffer))
+
     def allContentReceived(self) -> None:
         """Pass on that the body is complete, unless the request was refused."""
         if not self._deaf:
@@ -166,11 +186,28 @@ class StreamingChannel(http.HTTPChannel):
         self._send100Continue()
 
     def requestDone(self, request: StreamingRequest) -> None:
-        """Go on to the next request."""
+        """Go on to the next request: in a later turn of the reactor, if it is here already."""
         self.deadlines.enter_idle()
         if self.site.draining:
             self.persistent = False
-        super().requestDone(request)
+        if not self.persistent:
+            super().requestDone(request)
+            return
+        self.requests.remove(request)
+        if self._ahead():
+            self.site.reactor.callLater(0, self._go_on)
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Take the next request, unless the client has to take answers first."""
+        if self.requests or self._deaf or self.deadlines.is_blocked:
+            return
+        self._handlingRequest = False
+        self._networkProducer.resumeProducing()
+        ahead = b"".join(self._dataBuffer)
+        self._dataBuffer = []
+        self.setLineMode(ahead)
 
     # Ending
 

@@ -218,7 +218,9 @@ class Deadlines:
         self._handling = None
 
     def _check_idle(self, age: float) -> None:
-        if age > (self._limits.linger if self._is_draining() else self._limits.idle):
+        if self.is_blocked:
+            self._since = self._seconds()  # it still takes the last answer
+        elif age > (self._limits.linger if self._is_draining() else self._limits.idle):
             self._connection.close()
 
     def _check_head(self, age: float) -> None:
