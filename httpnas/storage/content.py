@@ -88,12 +88,14 @@ def mapped(fd: int, offset: int) -> Iterator[memoryview]:
 
 def _write(chunks: Iterable[bytes | memoryview], write: _Write) -> None:
     views = [memoryview(chunk) for chunk in chunks if chunk]
-    while views:
-        written = write(views[:_IOV_MAX])
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
+    first = 0
+    while first < len(views):
+        written = write(views[first : first + _IOV_MAX])
+        while first < len(views) and written >= len(views[first]):
+            written -= len(views[first])
+            first += 1
         if written:
-            views[0] = views[0][written:]
+            views[first] = views[first][written:]
 
 
 def share(source: int, target: int, offset: int) -> None:

@@ -15,6 +15,8 @@ from httpnas.transfer.disk import Disk
 SLAB = 1 << 20
 #: Bytes accepted and not yet written at which the producer is paused.
 HIGH_WATER = 2 << 20
+#: Chunks of fewer bytes are joined: each costs memory and time of its own beside its bytes.
+SMALL = 4 << 10
 
 
 @implementer(IConsumer)
@@ -34,6 +36,7 @@ class Sink:
         self._write = write
         self._producer: IPushProducer | None = None
         self._gathered: list[bytes] = []
+        self._joined = bytearray()
         self._gathered_bytes = 0
         self._writing_bytes = 0
         self._paused = False
@@ -52,7 +55,11 @@ class Sink:
         """Take one chunk. Once a write has failed it is dropped."""
         if self._failure is not None or not data:
             return
-        self._gathered.append(data)
+        if len(data) < SMALL:
+            self._joined += data
+        else:
+            self._seal()
+            self._gathered.append(data)
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= SLAB:
             self._flush()
@@ -68,6 +75,7 @@ class Sink:
             written (about :data:`HIGH_WATER` at most). If a write has failed, it fails with the
             first error.
         """
+        self._seal()
         return self._until_idle().addCallback(lambda _: self._gathered)
 
     def abandon(self) -> Deferred[None]:
@@ -88,8 +96,15 @@ class Sink:
             idle, self._idle = self._idle, None
             idle.errback(self._failure) if self._failure is not None else idle.callback(None)
 
+    def _seal(self) -> None:
+        """Let what comes next begin a new chunk."""
+        if self._joined:
+            self._gathered.append(bytes(self._joined))
+            self._joined.clear()
+
     def _flush(self) -> None:
         if self._gathered_bytes >= SLAB and not self._writing_bytes and self._idle is None:
+            self._seal()
             slab, self._gathered = self._gathered, []
             self._writing_bytes, self._gathered_bytes = self._gathered_bytes, 0
             self._disk.run(self._write, slab).addCallbacks(self._written, self._failed)
@@ -113,3 +128,4 @@ class Sink:
 
     def _drop(self) -> None:
         self._gathered, self._gathered_bytes = [], 0
+        self._joined.clear()

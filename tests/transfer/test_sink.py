@@ -93,7 +93,7 @@ def test_little_is_not_written_before_the_end(bench: Bench) -> None:
     bench.sink.write(b"ab")
     bench.sink.write(b"c")
     assert bench.disk.waiting == []
-    assert outcome(bench.sink.finish()) == [[b"ab", b"c"]]
+    assert outcome(bench.sink.finish()) == [[b"abc"]]
     assert bench.disk.waiting == []
 
 

@@ -348,6 +348,14 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "chunk ended by LF": (400, bad_chunk(b"5\r\nhello\n0\r\n\r\n")),
     "chunk extension with LF": (400, bad_chunk(b"5;a\nb\r\nhello\r\n0\r\n\r\n")),
     "chunk extension without end": (400, bad_chunk(b"5;" + b"a" * 5000)),
+    "chunk extension of eight bits": (400, bad_chunk(b"5;a=\xe9\r\nhello\r\n0\r\n\r\n")),
+    "quoted chunk extension of eight bits": (
+        400,
+        bad_chunk(b'5;a="\xe9"\r\nhello\r\n0\r\n\r\n'),
+    ),
+    "trailer without a colon": (400, bad_chunk(b"0\r\nnonsense\r\n\r\n")),
+    "trailer without a name": (400, bad_chunk(b"0\r\n: b\r\n\r\n")),
+    "trailer with a blank before the colon": (400, bad_chunk(b"0\r\nA : b\r\n\r\n")),
     "bare LF in the trailers": (400, bad_chunk(b"0\r\nA: b\nC: d\r\n\r\n")),
     "trailers without end": (400, bad_chunk(b"0\r\n" + b"A: b\r\n" * 20_000)),
     "all lines end in LF": (400, with_host(CL).replace(b"\r\n", b"\n") + b"hello"),
@@ -424,6 +432,14 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "LF in the target": (400, head(b"Host: nas", CL, first=b"POST /file/f\n HTTP/1.1") + b"hello"),
     "no method": (400, head(b"Host: nas", CL, first=b" /file/f HTTP/1.1") + b"hello"),
     "odd method": (400, head(b"Host: nas", CL, first=b"PO(ST /file/f HTTP/1.1") + b"hello"),
+    "method of eight bits": (
+        400,
+        head(b"Host: nas", CL, first=b"P\xc3\x96ST /file/f HTTP/1.1") + b"hello",
+    ),
+    "version of eight bits": (
+        400,
+        head(b"Host: nas", CL, first=b"POST /file/f HTTP/1.\xb9") + b"hello",
+    ),
     "a TLS greeting": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n"),
     "two empty lines": (400, b"\r\n\r\n" + with_host(CL) + b"hello"),
 }

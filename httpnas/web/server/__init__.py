@@ -25,6 +25,7 @@ Read the modules in this order; each imports only those before it:
 =============== ===================================================================================
 ``application`` what the layers above give to a site: refusals, the log, the backend
 ``head``        what is refused of the head of a request
+``chunks``      the chunked coding of a body
 ``body``        the body of a request, as a push producer
 ``deadlines``   what takes too long, on one connection
 ``handlers``    the handlers that run, and waiting until none does

@@ -16,6 +16,7 @@ HEADER_BLOCK = 16 << 10
 HEADER_LINES = 100
 
 _ASCII = bytes(range(128)).decode()
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 
@@ -49,11 +50,13 @@ class Head:
 
         Some clients send names as they were typed. What is not ASCII is percent-encoded here, once.
 
-        :raises HeadRefused: with 414 when it is too long.
+        :raises HeadRefused: with 414 when it is too long, with 400 when its method is not ASCII.
         """
         self._lines = self._block = 0
         if len(line) > REQUEST_LINE:
             raise line_too_long(in_headers=False)
+        if not line.partition(b" ")[0].isascii():
+            raise HeadRefused(400, "A method is a token (RFC 9110 section 5.6.2).")
         return line if line.isascii() else quote_from_bytes(line, safe=_ASCII).encode()
 
     def header_line(self, line: bytes) -> None:
@@ -71,12 +74,14 @@ class Head:
 def check_field_line(line: bytes) -> None:
     """Check a field line of a head, or of the trailers of a chunked body (section 7.1.2).
 
-    :raises HeadRefused: when it is folded or holds a control character.
+    :raises HeadRefused: when it is folded, holds a control character or has no name.
     """
     if line[0] in b" \t":
         raise HeadRefused(400, "A header line is folded.")
     if _CONTROL.search(line):
         raise HeadRefused(400, "A header line holds a control character.")
+    if not _FIELD_NAME.match(line):
+        raise HeadRefused(400, "A header line has no name before its colon.")
 
 
 def line_too_long(in_headers: bool) -> HeadRefused:
