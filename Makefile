@@ -11,7 +11,7 @@ E2E ?=
 WORKERS ?= auto
 COVERAGE ?=
 
-.PHONY: help run test check memory crash test-cephfs browser deploy e2e clean
+.PHONY: help run test check memory attack crash test-cephfs browser deploy e2e clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
@@ -19,6 +19,7 @@ help:
 	@echo '              COVERAGE=yes: fail when less of httpnas is covered than before'
 	@echo 'make check    style, types, direction of imports, news fragment'
 	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
+	@echo 'make attack   what others notice while one client attacks, and how much memory that takes'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
 	@echo 'make test-cephfs  the same on a real CephFS, mounted twice (needs root and Debian packages)'
 	@echo 'make browser  the page in Chromium (needs chromium, chromium-driver and npm)'
@@ -35,6 +36,9 @@ test: .venv/test
 
 memory: .venv/test
 	$(BIN)/python -m pytest -s -m memory tests/test_memory.py
+
+attack: .venv/test
+	$(BIN)/python bench/attack.py
 
 crash: .venv/test
 	$(BIN)/python -m pytest -s -m crash tests/crash

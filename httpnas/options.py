@@ -44,6 +44,13 @@ def _bytes(value: str) -> int | None:
     return int(number) * _UNITS[unit]
 
 
+def _memory(value: str) -> int:
+    size = _bytes(value) or 0
+    if size < 128 << 20:
+        raise ValueError("it must be at least 128M: the daemon takes half of that when idle")
+    return size
+
+
 def _headroom(value: str) -> int:
     return _bytes(value) or 0
 
@@ -159,6 +166,14 @@ _OPTIONS = (
         "",
         _bytes,
         "Largest body that is accepted, in bytes or with K, M, G or T.",
+    ),
+    _Option(
+        "memory",
+        None,
+        "HTTPNAS_MEMORY",
+        "512M",
+        _memory,
+        "Memory that the daemon may take, in bytes or with K, M, G or T.",
     ),
     _Option(
         "stall",

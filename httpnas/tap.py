@@ -29,6 +29,7 @@ from httpnas.log import observer
 from httpnas.options import Options, give_up
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
+from httpnas.transfer.budget import Budget, Memory, descriptors_left
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
@@ -41,6 +42,7 @@ from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.places import EXTRA, Places
 from httpnas.web.server.site import StreamingSite
 
 __all__ = ["Options", "makeService"]
@@ -49,6 +51,8 @@ __all__ = ["Options", "makeService"]
 _LAST = 5.0
 #: Seconds between two searches for what dead daemons have left.
 _RECLAIM = 300.0
+#: Seconds between two looks whether memory can be given back.
+_TRIM = 5.0
 
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
@@ -112,13 +116,18 @@ def make_site(
     limits: Limits,
     metrics: Metrics,
     options: Mapping[str, Any],
+    places: Places | None = None,
 ) -> StreamingSite:
-    """Return a site in which *doors* stand open; options as in :func:`make_doors`."""
+    """Return a site in which *doors* stand open; options as in :func:`make_doors`.
+
+    :param places: room for connections and requests, None for any number.
+    """
     router = Router(options["cors-origins"], options["hosts"])
     for door in doors:
         door.mount(router)
     application = NasApplication(metrics)
-    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application)
+    places = places or Places(Budget(), Budget())
+    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application, places)
 
 
 class Daemon(Service):
@@ -135,15 +144,20 @@ class Daemon(Service):
     def __init__(self, reactor: Any, options: Options, storage: Storage, metrics: Metrics) -> None:
         self._reactor = reactor
         self._options = options
-        self._engine = engine = make_engine(reactor, Disk(reactor), storage, options["patience"])
+        memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
+        disk = Disk(reactor, memory=memory)
+        self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
         limits = Limits(stall=options["stall"])
         doors = make_doors(engine, metrics, options)
-        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options)
+        places = Places(memory, Budget(descriptors_left() - EXTRA))
+        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options, places)
         self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         self.ports: list[IListeningPort] = []
         self._signals = 0
         self._reclaiming = LoopingCall(self._reclaim)
         self._reclaiming.clock = reactor
+        self._trimming = LoopingCall(memory.trim)
+        self._trimming.clock = reactor
 
     def setServiceParent(self, parent: Any) -> None:
         """Set the format of the log, unless ``twistd`` was told to log elsewhere or otherwise."""
@@ -167,6 +181,7 @@ class Daemon(Service):
         super().startService()
         self._engine.disk.start()
         self._reclaiming.start(_RECLAIM)
+        self._trimming.start(_TRIM, now=False)
         # What exists now stays: searching it for garbage would hold up the reactor.
         gc.collect()
         gc.freeze()
@@ -213,6 +228,7 @@ class Daemon(Service):
         leaving.cancel()
         leaving = _leave_after(_LAST, self._tell_of_hang)
         self._reclaiming.stop()
+        self._trimming.stop()
         self._engine.disk.stop()
         self._engine.watchdog.storage.close()
         leaving.cancel()

@@ -35,6 +35,7 @@ from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
 from httpnas.web.routing import Door
 from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.places import Places
 from tests.private import runs_of
 
 #: Seconds after which a test that waits for something gives up.
@@ -55,6 +56,7 @@ class Nas:
     """A daemon in this process, serving the real folder *root* at a real port.
 
     :param clock: the time of its connections, which passes only when a test lets it.
+    :param places: room for connections and requests, None for any number.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Nas:
         durable: bool = False,
         more_doors: Callable[[Engine], Iterable[Door]] = lambda engine: (),
         clock: Clock | None = None,
+        places: Places | None = None,
         **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
@@ -80,7 +83,7 @@ class Nas:
         doors = [*make_doors(self.engine, metrics, options), *more_doors(self.engine)]
         limits = limits or Limits()
         self.site = make_site(
-            clock or reactor, doors, self.engine.watchdog, limits, metrics, options
+            clock or reactor, doors, self.engine.watchdog, limits, metrics, options, places
         )
         self._listening = reactor.listenTCP(
             0,
@@ -277,6 +280,7 @@ class Twistd:
     """A real ``twistd -n httpnas`` on *root*.
 
     :param listen: where it listens; None leaves that to the other options and the environment.
+    :param under: the command that starts it, such as ``prlimit`` with its options.
     """
 
     def __init__(
@@ -287,6 +291,7 @@ class Twistd:
         listen: str | None = "tcp:0:interface=127.0.0.1",
         cwd: Path | None = None,
         terminal: bool = False,
+        under: Sequence[str] = (),
     ) -> None:
         self.root = root
         cwd = cwd or root.parent
@@ -296,6 +301,7 @@ class Twistd:
         stdout = self._terminal() if terminal else handle
         self.process = subprocess.Popen(
             [
+                *under,
                 *TWISTD,
                 "-n",
                 "--pidfile=",

@@ -21,6 +21,8 @@ def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--durability", "some"], {}, "--durability: 'some'"),
         (["--max-upload", "much"], {}, "--max-upload: 'much'"),
         (["--max-upload", "-1"], {}, "--max-upload: '-1'"),
+        (["--memory=64M"], {}, "--memory: it must be at least 128M"),
+        ([], {"HTTPNAS_MEMORY": "much"}, "HTTPNAS_MEMORY: 'much'"),
         (["--stall", "soon"], {}, "--stall: 'soon'"),
         (["--stall", "0"], {}, "--stall: it must be more than 0 seconds"),
         (["--drain", "-1"], {}, "--drain: '-1'"),

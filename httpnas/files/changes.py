@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -57,21 +57,20 @@ class Changes:
         """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
         ending = ExitStack()  # closes it once, whoever asks for it
         ending.callback(upload.close)
-        rest: list[bytes] = []
-
-        def finish(claim: Claim) -> T:
-            if rest:
-                digesting.update(rest)
-                upload.write(rest)
-                rest.clear()
-            digesting.verify()
-            result = publish(claim)
-            ending.close()
-            return result
-
         try:
-            rest += await self._stream(body, digesting, upload)
-            return await self.in_turn(job, name, upload.claim(), finish)
+            async with self._streamed(body, digesting, upload) as rest:
+
+                def finish(claim: Claim) -> T:
+                    if rest:
+                        digesting.update(rest)
+                        upload.write(rest)
+                        rest.clear()
+                    digesting.verify()
+                    result = publish(claim)
+                    ending.close()
+                    return result
+
+                return await self.in_turn(job, name, upload.claim(), finish)
         except BaseException:
             await self._disk.run(ending.close)
             raise
@@ -86,18 +85,19 @@ class Changes:
     ) -> Version:
         """Stream *body* into *append*, then commit it together with others that wait."""
 
-        def prepare() -> None:
-            digesting.update(rest)
-            append.write(rest)
-            digesting.verify()
-            append.sync()
-
         try:
-            rest = await self._stream(body, digesting, append)
-            waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
-            if waiting.length > storage.in_memory:
-                await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
-            await self._commit_together(storage, name, waiting)
+            async with self._streamed(body, digesting, append) as rest:
+
+                def prepare() -> None:
+                    digesting.update(rest)
+                    append.write(rest)
+                    digesting.verify()
+                    append.sync()
+
+                waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
+                if waiting.length > storage.in_memory:
+                    await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
+                await self._commit_together(storage, name, waiting)
         finally:
             if append.staged is not None:
                 await self._disk.run(append.close)
@@ -117,22 +117,28 @@ class Changes:
                 for each in group:
                     each.outcome = each.outcome or error
 
-    async def _stream(
+    @asynccontextmanager
+    async def _streamed(
         self, body: Incoming, digesting: DigestCheck, target: Upload | Append
-    ) -> Sequence[bytes]:
-        """Stream *body* into *target*, and return what is left to be written to it."""
+    ) -> AsyncIterator[list[bytes]]:
+        """Stream *body* into *target*, and yield what is left to be written to it.
+
+        What is left counts as memory of the request for as long as the block.
+        """
 
         def write(chunks: Sequence[bytes]) -> None:
             digesting.update(chunks)
             target.write(chunks)
 
-        sink = Sink(self._disk, write)
+        sink = Sink(self._disk, write, self._disk.memory)
         try:
             await body.deliver_to(sink)
-            return await sink.finish()
+            yield await sink.finish()
         except BaseException:
             await sink.abandon()
             raise
+        finally:
+            sink.close()
 
 
 def refuse_given_up(job: Job) -> None:

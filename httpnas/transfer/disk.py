@@ -29,6 +29,7 @@ from httpnas.storage.errors import (
     StorageGone,
     translate,
 )
+from httpnas.transfer.budget import Budget
 
 #: Errors that no client has caused. Their subclasses are not meant: a name that others hold locked
 #: and a body larger than the space left are caused by clients.
@@ -86,6 +87,7 @@ class Disk:
 
     :param reactor: delivers results, and tells the time.
     :param threads: how many calls may run at the same time.
+    :param memory: bytes that may wait to be written.
     :ivar awake: measures how long calls take.
     :ivar faults: how often the storage has raised each error that no client has caused.
     :ivar failed: how many calls have failed because the storage did.
@@ -95,11 +97,12 @@ class Disk:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, threads: int = THREADS) -> None:
+    def __init__(self, reactor: Any, threads: int = THREADS, memory: Budget | None = None) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, threads, name="httpnas-disk")
         self._probes = ThreadPool(0, _PROBE_THREADS, name="httpnas-probes")
         self._stopping = False
+        self.memory = memory or Budget()
         self.awake = AwakeTime()
         self.faults: Counter[str] = Counter()
         self.verify: Callable[[], None] = lambda: None

@@ -17,9 +17,12 @@ from httpnas.storage.errors import FileCutShort
 from httpnas.transfer.disk import Disk
 
 #: Bytes read at a time from memory, on the reactor thread.
-BLOCK = 256 << 10
+BLOCK = 64 << 10
 #: Bytes read at a time from the disk, in a pool thread.
-SLAB = 1 << 20
+SLAB = 128 << 10
+#: Bytes that the disk is asked to have ready then: it reads much at once better than little, and
+#: memory is held for what the client takes next.
+READ_AHEAD = 1 << 20
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -74,7 +77,11 @@ class FileRange:
         :raises OSError: as pread(2).
         """
         wanted = min(SLAB, self._end - self._offset)
-        return self._taken(os.pread(self._fd, wanted, self._offset)) if wanted else b""
+        if not wanted:
+            return b""
+        ahead = min(READ_AHEAD, self._end - self._offset)
+        os.posix_fadvise(self._fd, self._offset, ahead, os.POSIX_FADV_WILLNEED)
+        return self._taken(os.pread(self._fd, wanted, self._offset))
 
     def _taken(self, block: bytes) -> bytes:
         if not block:
@@ -88,11 +95,13 @@ class Text:
 
     def __init__(self, text: bytes) -> None:
         self._text = text
+        self._offset = 0
 
     def read_now(self) -> bytes:
-        """Return all of it, then ``b""``."""
-        text, self._text = self._text, b""
-        return text
+        """Return the next block."""
+        block = self._text[self._offset : self._offset + BLOCK]
+        self._offset += len(block)
+        return block
 
     read = read_now
 
@@ -140,14 +149,14 @@ class Sender(FileSender):
     Its base class is a pull producer, which must have a block whenever it is asked. This one is a
     push producer, because a block may have to come from the disk.
 
-    :param disk: reads the blocks that are not in memory.
+    :param disk: reads the blocks that are not in memory, None if all are.
     """
 
     file: Source | None
     consumer: IConsumer
     deferred: Deferred[Any] | None
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk | None = None) -> None:
         self._disk = disk
         self._paused = False
         self._reading = False
@@ -189,6 +198,7 @@ class Sender(FileSender):
                 self._fail(Failure())
                 return
             if block is None:
+                assert self._disk is not None
                 self._reading = True
                 self._disk.run(self.file.read).addCallbacks(self._have_read, self._fail)
                 return

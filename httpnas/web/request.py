@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from httpnas.fields.conditions import Conditions
 from httpnas.web.server.request import StreamingRequest
 
@@ -17,10 +19,12 @@ class Request(StreamingRequest):
     :ivar name: what it is about, once the door has found that out.
     :ivar problem_members: what a problem document that answers it has besides the usual members
         (RFC 9457 section 3.2).
+    :ivar sending: fires when a long answer has been given to the client; None if there is none.
     """
 
     door = verb = "none"
     name: bytes | None = None
+    sending: Deferred[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -121,7 +121,11 @@ class Router:
                 )
             if request.site.backend.away and door not in _TO_THE_END:
                 raise busy(Kind.STORAGE_AWAY, "The storage does not answer. Try again soon.")
-            return request.handle(handler(request))
+            if not request.has_room and door != "operations":
+                raise busy(
+                    Kind.OUT_OF_DESCRIPTORS, "The server is at its limit of requests. Try again."
+                )
+            return request.handle(_to_its_end(handler, request))
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
@@ -144,6 +148,13 @@ class Router:
             _share(request, origin)
         elif request.method not in _SAFE and _is_cross_site(request, origin):
             raise Problem(Kind.CROSS_SITE, "A page of another site may not change anything here.")
+
+
+async def _to_its_end(handler: Handler, request: Request) -> None:
+    await handler(request)
+    if request.sending is not None:
+        await request.sending
+        request.finish()
 
 
 def _share(request: Request, origin: bytes) -> None:

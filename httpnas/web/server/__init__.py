@@ -28,6 +28,7 @@ Read the modules in this order; each imports only those before it:
 ``chunks``      the chunked coding of a body
 ``body``        the body of a request, as a push producer
 ``deadlines``   what takes too long, on one connection
+``places``      what connections and requests cost, and who is turned away
 ``handlers``    the handlers that run, and waiting until none does
 ``request``     one request and its answer
 ``channel``     one connection

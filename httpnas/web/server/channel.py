@@ -42,6 +42,21 @@ class Site(request.Site, Protocol):
     limits: Limits
     channels: set[StreamingChannel]
 
+    def take_place(self) -> bool:
+        """Return whether there is a place for another connection."""
+
+    def add_extra(self, channel: StreamingChannel) -> None:
+        """Keep *channel* without a place, in the stead of another one if those are too many."""
+
+    def give_back_place(self) -> None:
+        """Note that a connection that had a place is closed."""
+
+    def take_room(self) -> bool:
+        """Return whether there is room for another request."""
+
+    def give_back_room(self) -> None:
+        """Note that a request that had room has ended, and its answer has been taken."""
+
     def forget(self, channel: StreamingChannel) -> None:
         """Note that *channel* is closed."""
 
@@ -52,6 +67,8 @@ class StreamingChannel(http.HTTPChannel):
     A request is taken from the buffer when the answer before it has gone to the transport, and the
     transport has room. So the bytes of answers that wait for a client are bounded. Each is taken in
     a turn of the reactor of its own, so that clients who send many at once do not hold up others.
+
+    :ivar has_place: whether it may be kept; else it is closed after one request.
     """
 
     site: Site
@@ -67,6 +84,7 @@ class StreamingChannel(http.HTTPChannel):
         super().__init__()
         self._deaf = False
         self._head = Head()
+        self.has_place = self._has_room = False
 
     def connectionMade(self) -> None:
         """Begin to watch over the connection."""
@@ -74,15 +92,26 @@ class StreamingChannel(http.HTTPChannel):
         self.transport.bufferSize = READ
         site = self.site
         self.deadlines = Deadlines(
-            self, site.limits, site.backend, site.reactor.seconds, lambda: site.draining
+            self, site.limits, site.backend, site.reactor.seconds, lambda: self.is_last
         )
+        self.has_place = site.take_place()
         site.channels.add(self)
+        if not self.has_place:
+            site.add_extra(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the request, if there is one."""
         self._deaf = True
         super().connectionLost(reason)
+        self._leave_room()
+        if self.has_place:
+            self.site.give_back_place()
         self.site.forget(self)
+
+    def _leave_room(self) -> None:
+        if self._has_room:
+            self._has_room = False
+            self.site.give_back_room()
 
     # Writing
 
@@ -150,6 +179,7 @@ class StreamingChannel(http.HTTPChannel):
         get = received.requestHeaders.getRawHeaders
         check_whole(get(b"Host", []), get(b"Expect", []), self._version)
         self.deadlines.enter_body(received)
+        self._has_room = received.has_room = self.has_place and self.site.take_room()
         if self.length:
             self.transport.bufferSize = READ_OF_BODY
         super().allHeadersReceived()
@@ -187,6 +217,11 @@ class StreamingChannel(http.HTTPChannel):
         producer: IPushProducer = self._networkProducer
         return producer
 
+    @property
+    def is_last(self) -> bool:
+        """Whether it is closed after the request that it is at."""
+        return self.site.draining or not self.has_place
+
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Return method, target and version of the request whose head is complete."""
         return self._command, self._path, self._version
@@ -198,7 +233,7 @@ class StreamingChannel(http.HTTPChannel):
     def requestDone(self, request: StreamingRequest) -> None:
         """Go on to the next request: in a later turn of the reactor, if it is here already."""
         self.deadlines.enter_idle()
-        if self.site.draining:
+        if self.is_last:
             self.persistent = False
         if not self.persistent:
             super().requestDone(request)
@@ -214,6 +249,7 @@ class StreamingChannel(http.HTTPChannel):
         """Take the next request, unless the client has to take answers first."""
         if self.requests or self._deaf or self.deadlines.is_blocked:
             return
+        self._leave_room()
         self._handlingRequest = False
         self._networkProducer.resumeProducing()
         ahead = b"".join(self._dataBuffer)

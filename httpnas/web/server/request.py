@@ -74,6 +74,10 @@ class Connection(Protocol):
     def network(self) -> IPushProducer:
         """What is paused to read no more from the client."""
 
+    @property
+    def is_last(self) -> bool:
+        """Whether it is closed after the request that it is at."""
+
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Return method, target and version of the request whose head is complete."""
 
@@ -99,6 +103,7 @@ class StreamingRequest(server.Request):
     :ivar began: when it began, in seconds of the reactor's clock.
     :ivar first_byte: when its answer began, by the same clock; None before that.
     :ivar query: what stands behind the question mark of its target.
+    :ivar has_room: whether there are memory and descriptors for more than a short answer.
     :ivar given_up: whether its client was told to come again, as the backend does not answer.
     :ivar ending: how it ended.
     """
@@ -108,6 +113,7 @@ class StreamingRequest(server.Request):
     channel: Connection | None = None  # type: ignore[assignment]
     site: Site  # type: ignore[assignment]
     body: Body
+    has_room = False
     given_up = False
     ending = Ending.ANSWERED
     _handled: Deferred[Any] | None = None
@@ -279,7 +285,7 @@ class StreamingRequest(server.Request):
         """Send *data*, and before it the head of the answer if it is the first."""
         if not self.startedWriting and self.channel is not None:
             self.first_byte = self.site.reactor.seconds()
-            if self._closes_early() or self.site.draining:
+            if self._closes_early() or self.channel.is_last:
                 self.channel.persistent = False
             if not self.channel.persistent:
                 self.setHeader(b"Connection", b"close")

@@ -17,6 +17,7 @@ from httpnas.web.server.application import Application, Backend
 from httpnas.web.server.channel import StreamingChannel
 from httpnas.web.server.deadlines import Limits
 from httpnas.web.server.handlers import Awaited, Handlers
+from httpnas.web.server.places import CONNECTION, EXTRA, KEEP, REQUEST, Places
 from httpnas.web.server.request import StreamingRequest
 
 
@@ -29,6 +30,7 @@ class StreamingSite(server.Site, channel.Site):
     :param limits: the time limits of its connections.
     :param backend: what handlers wait for when they do not wait for their client.
     :param application: what is served.
+    :param places: room for connections and requests.
     :ivar handlers: those that run.
     :ivar channels: the connections that are open.
     :ivar draining: whether connections are closed after the request they are at.
@@ -45,12 +47,15 @@ class StreamingSite(server.Site, channel.Site):
         limits: Limits,
         backend: Backend,
         application: Application,
+        places: Places,
     ) -> None:
         super().__init__(resource, requestFactory=request_class, timeout=None, reactor=reactor)
         self._parsePOSTFormSubmission = False
         self.limits = limits
         self.backend = backend
         self.application = application
+        self._places = places
+        self._extra: dict[StreamingChannel, None] = {}
         self.channels: set[StreamingChannel] = set()
         self.draining = False
         self._at_rest = Awaited()
@@ -99,6 +104,46 @@ class StreamingSite(server.Site, channel.Site):
         request.postpath = request.path[1:].split(b"/")
         return cast(IResource, self.resource)
 
+    # Room
+
+    def take_place(self) -> bool:
+        """Return whether there is a place for another connection."""
+        return self._places.take(CONNECTION) or (self._shed() and self._places.take(CONNECTION))
+
+    def take_room(self) -> bool:
+        """Return whether there is room for another request."""
+        while not self._places.take(REQUEST, KEEP):
+            if not self._shed():
+                return False
+        return True
+
+    def _shed(self) -> bool:
+        """Close the connection that has been without a request for the longest, if there is one."""
+        idle = [c for c in self.channels if c.has_place and c.deadlines.is_idle]
+        if not idle:
+            return False
+        longest = min(idle, key=lambda connection: connection.deadlines.since)
+        longest.has_place = False
+        longest.close()
+        self.give_back_place()
+        return True
+
+    def add_extra(self, channel: StreamingChannel) -> None:
+        """Keep *channel* without a place, and end the oldest of too many such connections."""
+        self._extra[channel] = None
+        if len(self._extra) > EXTRA:
+            oldest = next(iter(self._extra))
+            del self._extra[oldest]
+            oldest.abort()
+
+    def give_back_place(self) -> None:
+        """Note that a connection that had a place is closed."""
+        self._places.give_back(CONNECTION)
+
+    def give_back_room(self) -> None:
+        """Note that a request that had room has ended, and its answer has been taken."""
+        self._places.give_back(REQUEST)
+
     # Shutting down
 
     async def drain(self, seconds: float, stop_listening: Callable[[], Deferred[Any]]) -> None:
@@ -130,4 +175,5 @@ class StreamingSite(server.Site, channel.Site):
     def forget(self, channel: StreamingChannel) -> None:
         """Note that *channel* is closed."""
         self.channels.discard(channel)
+        self._extra.pop(channel, None)
         self._at_rest.changed()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from httpnas.storage import content, upload
+from httpnas.transfer.budget import Budget
 from httpnas.transfer.sink import Sink
 from httpnas.web.multipart import Parts
 from httpnas.web.server.body import Body
@@ -87,7 +88,7 @@ def test_what_one_read_brings_is_passed_on_at_once() -> None:
 
 
 def test_tiny_pieces_cost_no_more_memory_than_their_bytes() -> None:
-    sink: Any = Sink(None, lambda slab: None)  # type: ignore[arg-type]
+    sink: Any = Sink(None, lambda slab: None, Budget())  # type: ignore[arg-type]
     body = Body(None, sink, lambda: None)
     for take in (sink.write, body._hold):
         assert _memory_of(take) < 3 * LITTLE
