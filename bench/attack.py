@@ -6,7 +6,8 @@ The table shows how long that took at the 99th percentile, how many answers were
 memory of the daemon, and what was left of it when the load had gone.
 
 It fails when one answer in fifty is missing, or when the daemon takes more memory than it may
-(``--memory``). Times depend on the machine, so they fail only at :data:`GENEROUS` times their bounds.
+(``--memory``). Times depend on the machine, so they fail only at :data:`GENEROUS` times their
+bounds.
 ``HTTPNAS_ATTACK_SHORT=1`` makes the loads shorter and smaller.
 """
 

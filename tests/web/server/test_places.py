@@ -161,13 +161,13 @@ async def test_connections_without_a_place_are_bounded_and_the_newest_is_answere
 def test_a_daemon_whose_descriptors_are_all_taken_says_that_it_is_alive(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     with (
-        twistd(tmp_path / "root", under=["prlimit", "--nofile=100:160"]) as daemon,
+        twistd(tmp_path / "root", under=["prlimit", "--nofile=64:160"]) as daemon,
         contextlib.ExitStack() as peers,
     ):
         for _ in range(110):
             peers.enter_context(connect(daemon.port)).sendall(HALF)
         descriptors = Path(f"/proc/{daemon.process.pid}/fd")
-        wait_until(lambda: len(list(descriptors.iterdir())) > 120, "the soft limit to be passed")
+        wait_until(lambda: len(list(descriptors.iterdir())) > 90, "the soft limit to be passed")
         for _ in range(5):
             answer = talk(daemon.port, [get("/health")])
             assert answer.startswith(b"HTTP/1.1 200 "), "and closes, for lack of a place"
