@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import uuid
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web import http
+from zope.interface import implementer
 
 from httpnas.web.server import request
 from httpnas.web.server.chunks import Chunks
@@ -61,6 +65,23 @@ class Site(request.Site, Protocol):
         """Note that *channel* is closed."""
 
 
+class _Ended:
+    """A network that brings nothing more: the client has closed its side."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+
+    def pauseProducing(self) -> None:
+        """Nothing is read."""
+
+    resumeProducing = pauseProducing
+
+    def unregisterProducer(self) -> None:
+        """See :class:`twisted.internet.interfaces.IConsumer`."""
+        self._transport.unregisterProducer()
+
+
+@implementer(IHalfCloseableProtocol)
 class StreamingChannel(http.HTTPChannel):
     """One connection and the request that it is at; further ones wait in its buffer.
 
@@ -85,6 +106,7 @@ class StreamingChannel(http.HTTPChannel):
         self._deaf = False
         self._head = Head()
         self.has_place = self._has_room = False
+        self._ended = self._asked = False
 
     def connectionMade(self) -> None:
         """Begin to watch over the connection."""
@@ -112,6 +134,46 @@ class StreamingChannel(http.HTTPChannel):
         if self._has_room:
             self._has_room = False
             self.site.give_back_room()
+
+    # A client that sends nothing more
+
+    def readConnectionLost(self) -> None:
+        """Answer what has come. The client has closed its side, or all: that looks the same."""
+        self._ended, self._networkProducer = True, _Ended(self.transport)
+        if self._deaf:
+            self.transport.loseConnection()
+        elif not self._handlingRequest:
+            self._end_without_request()
+        elif not self.requests and not self._ahead():
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Go on: the client ends what is read from it, or a deadline does."""
+
+    def probe(self) -> None:
+        """Find out whether a client that sends nothing more is still there; called once a second.
+
+        One that has closed all resets the connection as soon as it is sent something. An interim
+        response is what can be sent before there is an answer (RFC 9110 section 15.2).
+        """
+        if not self._ended or not self.requests:
+            return
+        waiting = self.requests[0]
+        if _is_reset(self.transport.getHandle()):
+            self._lose_client()
+        elif not self._asked and not waiting.startedWriting and waiting.clientproto == b"HTTP/1.1":
+            self._asked = True
+            self.send_continue()
+
+    def _end_without_request(self) -> None:
+        """Close: no request is complete, and what there is of one will not be completed."""
+        for incomplete in self.requests:
+            incomplete.left()
+        self._deaf = True
+        self.loseConnection()
+
+    def _lose_client(self) -> None:
+        self.transport.connectionLost(Failure(ConnectionDone()))
 
     # Writing
 
@@ -220,7 +282,8 @@ class StreamingChannel(http.HTTPChannel):
     @property
     def is_last(self) -> bool:
         """Whether it is closed after the request that it is at."""
-        return self.site.draining or not self.has_place
+        is_all = self._ended and not self._ahead()
+        return is_all or self.site.draining or not self.has_place
 
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Return method, target and version of the request whose head is complete."""
@@ -254,7 +317,10 @@ class StreamingChannel(http.HTTPChannel):
         self._networkProducer.resumeProducing()
         ahead = b"".join(self._dataBuffer)
         self._dataBuffer = []
+        self._asked = False
         self.setLineMode(ahead)
+        if self._ended and not self._handlingRequest:
+            self._end_without_request()
 
     # Ending
 
@@ -332,3 +398,10 @@ class StreamingChannel(http.HTTPChannel):
         for under_way in self.requests:
             under_way.ending = Ending.CLIENT_TOO_SLOW
         self.abort()
+
+
+def _is_reset(peer: socket.socket) -> bool:
+    """Return whether *peer* has closed both sides (poll(2))."""
+    looking = select.poll()
+    looking.register(peer, 0)
+    return bool(looking.poll(0))

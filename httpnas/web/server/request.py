@@ -193,9 +193,13 @@ class StreamingRequest(server.Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """Fail whatever waits for the client."""
+        self.left()
+        super().connectionLost(reason)
+
+    def left(self) -> None:
+        """Note that the client will neither complete the request nor take an answer."""
         self.ending = self.why_gone
         self._cut_short()
-        super().connectionLost(reason)
 
     def _cut_short(self) -> None:
         if not self.finished:

@@ -79,6 +79,7 @@ class StreamingSite(server.Site, channel.Site):
             self._log.failure("the backend could not be checked")
         for connection in list(self.channels):
             try:
+                connection.probe()
                 connection.deadlines.check(now)
             except Exception:
                 self._log.failure("the deadlines of a connection could not be checked")
