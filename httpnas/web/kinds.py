@@ -57,6 +57,12 @@ class Kind(Enum):
         "The body does not have the digest that the request announced; nothing was changed.",
         "Send the body again.",
     )
+    PARTIAL_BODY = (
+        "partial-body",
+        400,
+        "The request has a `Content-Range`, but a body is never put into the middle of a file.",
+        "To add the rest of a file, PUT it with `Upload-Offset`. Otherwise send the whole file.",
+    )
     DIGEST_OF_FORM = (
         "digest-of-form",
         400,

@@ -13,8 +13,16 @@ from httpnas.web.request import Request
 def admit(request: Request, max_upload: int | None) -> None:
     """Refuse a body because of its header fields, or bound its length.
 
+    A Content-Range would be lost on who takes the body for the whole (RFC 9110 section 14.5).
+
     :param max_upload: how many bytes it may have, None for any number.
     """
+    if request.requestHeaders.hasHeader(b"Content-Range"):
+        raise Problem(
+            Kind.PARTIAL_BODY,
+            "Content-Range does not say where a body goes. To go on behind the first N bytes of a "
+            "file, PUT the rest to /file/NAME with Upload-Offset: N; HEAD tells N.",
+        )
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
         raise Problem(

@@ -354,6 +354,7 @@ REFUSED: list[Row] = [
     (400, "POST", NAME, "new", ["Content-Digest: sha-256=:AAAA:"], "x"),
     (400, "POST", NAME, "new", ["Content-MD5: AAAAAAAAAAAAAAAAAAAAAA=="], "x"),
     (400, "PUT", NAME, "empty.txt", ["Upload-Offset: -1"], "x"),
+    (400, "PUT", NAME, "empty.txt", ["Content-Range: bytes 5-5/6"], "x"),
     (400, "PUT", NAME, "empty.txt", ["Idempotency-Key:"], "x"),
     (400, "PUT", NAME, "empty.txt", ["Content-Type: application/json"], "[]"),
     (400, "PUT", MOVE, "empty.txt", [], '{"path": "../up"}'),
