@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import uuid4
@@ -100,7 +101,8 @@ async def _to_its_end(request: Request) -> AsyncIterator[None]:
 
 def _describe(request: Request, version: Version) -> None:
     request.setHeader(b"ETag", entity_tag(version))
-    request.setHeader(b"Last-Modified", format_http_date(modified(version)))
+    # Not later than the answer's Date: RFC 9110 section 8.8.2.1.
+    request.setHeader(b"Last-Modified", format_http_date(min(modified(version), time.time())))
     request.setHeader(b"Accept-Ranges", b"bytes")
     for field, value in _INERT:
         request.setHeader(field, value)
@@ -112,7 +114,7 @@ def _partial(
     field = request.getHeader(b"Range")
     if field is None or request.method == b"HEAD":
         return None
-    if not conditions.range_applies(entity_tag(version), modified(version)):
+    if not conditions.range_applies(entity_tag(version)):
         return None
     return partial_content(field, version.size, kind, uuid4().hex.encode())
 

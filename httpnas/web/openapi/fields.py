@@ -86,8 +86,7 @@ PARAMETERS: Json = {
     ),
     "IfRange": _field(
         "If-Range",
-        "`Range` applies only if this is the file's `ETag` or `Last-Modified`; otherwise the whole "
-        "file is sent.",
+        "`Range` applies only if this is the file's `ETag`; otherwise the whole file is sent.",
         text_like(TAG),
     ),
     "IfMatch": _field(
