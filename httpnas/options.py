@@ -12,10 +12,10 @@ from typing import ClassVar
 from twisted.python import usage
 
 from httpnas import __version__
+from httpnas.fields.origins import origin_of
 
 _PORT = 3000
 _HOST = re.compile(rb"(?:[^:/?#@\s]+|\[[0-9a-f:.]+\])\Z")
-_ORIGIN = re.compile(rb"(?:http://(?!.*:80\Z)|https://(?!.*:443\Z))[^/?#@\s]+\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -94,13 +94,12 @@ def _hosts(value: str) -> list[bytes]:
 
 
 def _origins(value: str) -> list[bytes]:
-    origins = _names(value)
-    for origin in origins:
-        if not _ORIGIN.match(origin):
-            raise ValueError(
-                f"{origin.decode()!r} is not an origin (such as https://example.org; leave out "
-                "the port if it is the usual one)"
-            )
+    origins = []
+    for name in _names(value):
+        origin = origin_of(name)
+        if origin is None:
+            raise ValueError(f"{name.decode()!r} is not an origin (such as https://example.org)")
+        origins.append(origin)
     return origins
 
 

@@ -29,8 +29,7 @@ def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--drain", "nan"], {}, "--drain: 'nan'"),
         (["--hosts=nas:3000"], {}, "--hosts: 'nas:3000'"),
         (["--hosts=nas/x"], {}, "--hosts: 'nas/x'"),
-        (["--cors-origins=https://a.example:443"], {}, "--cors-origins: 'https://a.example:443'"),
-        (["--cors-origins=http://a.example:80"], {}, "--cors-origins: 'http://a.example:80'"),
+        (["--cors-origins=null"], {}, "--cors-origins: 'null'"),
         (["--cors-origins=a.example"], {}, "--cors-origins: 'a.example'"),
         (["--cors-origins=https://a.example/"], {}, "--cors-origins: 'https://a.example/'"),
         (["--headroom=lots"], {}, "--headroom: 'lots'"),
@@ -53,3 +52,9 @@ def test_what_could_never_hold_is_refused_with_one_line_and_status_1(
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("httpnas: ") and said in lines[0]
+
+
+def test_an_origin_may_be_spelled_in_any_way() -> None:
+    options = Options()
+    options.parseOptions(["--cors-origins=HTTPS://A.Example:443 http://b:80 http://b:443"])
+    assert options["cors-origins"] == [b"https://a.example", b"http://b", b"http://b:443"]

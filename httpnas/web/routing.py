@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from klein import Klein
 from klein.resource import KleinResource
@@ -15,6 +13,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
+from httpnas.fields.origins import host_of, is_at, origin_of
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.answers import answer, answer_problem
 from httpnas.web.problems import Kind, Problem, busy, problem_of
@@ -36,7 +35,6 @@ class _Rest(BaseConverter):
 
 #: The doors that answer even while the daemon is stopping.
 _TO_THE_END = ("operations", "page")
-_PORT = re.compile(rb":[0-9]*\Z")
 #: Fields of an answer that pages of other sites may read, besides those that they always may.
 _EXPOSED = (
     b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, "
@@ -131,8 +129,7 @@ class Router:
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
 
     def _admit_host(self, request: Request) -> None:
-        host = (request.getHeader(b"Host") or b"").lower()
-        if self._hosts and _PORT.sub(b"", host) not in self._hosts:
+        if self._hosts and host_of(request.getHeader(b"Host") or b"") not in self._hosts:
             raise Problem(Kind.WRONG_HOST, "The server does not answer to the name in Host.")
 
     def _admit_origin(self, request: Request) -> None:
@@ -144,7 +141,7 @@ class Router:
         origin = request.getHeader(b"Origin")
         if self._origins:
             request.setHeader(b"Vary", b"Origin")
-        if origin in self._origins:
+        if origin is not None and origin_of(origin) in self._origins:
             _share(request, origin)
         elif request.method not in _SAFE and _is_cross_site(request, origin):
             raise Problem(Kind.CROSS_SITE, "A page of another site may not change anything here.")
@@ -173,14 +170,7 @@ def _is_cross_site(request: Request, origin: bytes | None) -> bool:
     site = request.getHeader(b"Sec-Fetch-Site")
     if site is not None:  # it holds even behind a proxy that rewrites Host
         return site in (b"cross-site", b"same-site")
-    return origin is not None and _authority(origin) != (request.getHeader(b"Host") or b"")
-
-
-def _authority(origin: bytes) -> bytes:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return b""
+    return origin is not None and not is_at(origin, request.getHeader(b"Host") or b"")
 
 
 def _failed(request: Any, failure: Failure) -> None:

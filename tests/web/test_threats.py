@@ -358,6 +358,24 @@ async def test_other_sites_may_read_but_not_change(
     assert (answer.status, answer.body) == (200, b"x")
 
 
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (b"nas.lan:80", b"http://nas.lan"),
+        (b"NAS.lan", b"http://nas.lan"),
+        (b"nas.lan:", b"http://nas.lan"),
+        (b"nas.lan:443", b"https://nas.lan"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_daemons_own_pages_may_change_things_however_the_host_is_spelled(
+    nas: Nas, host: bytes, origin: bytes
+) -> None:
+    fields = (b"Host: " + host, b"Origin: " + origin)
+    answer = await ask(nas, b"POST", b"/file/f", *fields, body=b"x")
+    assert answer.status == 200
+
+
 # Storage in trouble
 
 
