@@ -88,6 +88,14 @@ def split_verb(raw: bytes, verbs: frozenset[bytes]) -> tuple[bytes, bytes | None
     return raw, None
 
 
+def is_of_folder(raw: bytes) -> bool:
+    """Tell whether a path can be that of a folder only: it ends in a slash.
+
+    :param raw: the path as sent, still percent-encoded.
+    """
+    return unquote_to_bytes(raw).endswith(b"/")
+
+
 def quote_component(component: bytes) -> str:
     """Percent-encode one component of a name for use in a relative reference.
 

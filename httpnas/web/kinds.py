@@ -219,6 +219,12 @@ class Kind(Enum):
         "The body is not `multipart/form-data`.",
         "Send a form, or POST the file to `/file/NAME`.",
     )
+    FORM_FOR_FILE = (
+        "form-for-file",
+        415,
+        "The body is `multipart/form-data`, but this path stores bodies as they are.",
+        "POST the form to `/files/`, or send the file by itself.",
+    )
     RANGE_NOT_SATISFIABLE = (
         "range-not-satisfiable",
         416,

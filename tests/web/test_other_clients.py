@@ -1,4 +1,4 @@
-"""What clients send that were made for other servers, as bytes: it works, or is refused in words."""
+"""What clients of other servers send, as bytes: it works, or is refused in words."""
 
 from __future__ import annotations
 
@@ -35,3 +35,73 @@ async def test_a_body_that_says_where_it_belongs_is_not_put_elsewhere(
     assert (status, code) == (400, "partial-body")
     assert b"Upload-Offset" in body
     assert (nas.root / "f").read_bytes() == b"01234"
+
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nnew\r\n--b--\r\n'
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "Multipart/Form-Data"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest_twisted.ensureDeferred
+async def test_the_envelope_of_a_form_is_not_stored_as_a_file(
+    nas: Nas, method: str, kind: str
+) -> None:
+    """``curl -F file=@x http://nas/file/NAME``."""
+    (nas.root / "f").write_bytes(b"old")
+    target = f"{method} /file/f"
+    status, code, body = await asked(nas, target, f"Content-Type: {kind}", body=FORM)
+    assert (status, code) == (415, "form-for-file")
+    assert b"/files/" in body
+    assert (nas.root / "f").read_bytes() == b"old"
+    status, _, _ = await asked(nas, target, "Content-Type: multipart/mixed; boundary=b", body=FORM)
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "POST /file/inbox/",
+        "POST /file/inbox%2F",
+        "POST /file/inbox//",
+        "POST /file/repo/?create=true",
+        "PUT /file/f/",
+        "PUT /file/inbox/",
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_name_with_a_slash_at_its_end_is_not_made_a_file(nas: Nas, target: str) -> None:
+    """``curl -T f http://nas/file/inbox/`` with a method of its own, and restic."""
+    (nas.root / "f").write_bytes(b"old")
+    status, code, body = await asked(nas, target, body=b"new")
+    assert (status, code) == (409, "is-folder")
+    assert b"slash" in body
+    assert [entry.name for entry in nas.root.iterdir() if entry.name != ".httpnas"] == ["f"]
+    assert (nas.root / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("target", ["DELETE /file/f/", "PUT /file/f//mv"])
+@pytest_twisted.ensureDeferred
+async def test_a_file_is_not_changed_as_if_it_were_a_folder(nas: Nas, target: str) -> None:
+    (nas.root / "f").write_bytes(b"old")
+    status, code, words = await asked(nas, target, body=b'{"path": "g"}')
+    assert (status, code) == (409, "not-a-folder")
+    assert b"slash" in words
+    assert (nas.root / "f").read_bytes() == b"old"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_may_be_named_with_a_slash_at_its_end(nas: Nas) -> None:
+    (nas.root / "d").mkdir()
+    assert (await asked(nas, "PUT /file/d//mv", body=b'{"path": "e"}'))[0] == 200
+    assert (nas.root / "e").is_dir()
+    assert (await asked(nas, "DELETE /file/e/"))[0] == 200
+    assert (await asked(nas, "DELETE /file/e/"))[1] == "no-such-file"
+
+
+@pytest.mark.parametrize("name", ["x/", "x//", "d/x/"])
+@pytest_twisted.ensureDeferred
+async def test_a_file_in_a_form_is_not_named_like_a_folder(nas: Nas, name: str) -> None:
+    form = FORM.replace(b'"x"', f'"{name}"'.encode())
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    assert (await asked(nas, "POST /files/", kind, body=form))[:2] == (400, "bad-name")
+    assert [entry.name for entry in nas.root.iterdir()] == [".httpnas"]

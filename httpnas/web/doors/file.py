@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from httpnas.fields.names import BadName, decode_name, split_verb
+from httpnas.fields.names import BadName, decode_name, is_of_folder, split_verb
 from httpnas.files.content import entity_tag
 from httpnas.files.files import Files
 from httpnas.storage.errors import StorageError
 from httpnas.storage.listing import Folder
+from httpnas.storage.root import refuse_private
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.answers import answer
 from httpnas.web.downloads import send_file
@@ -83,6 +84,7 @@ class FileDoor:
     async def upload(self, request: Request) -> None:
         """Create or replace a file."""
         name, _ = _name(request, None)
+        _refuse_what_is_no_file(request, name)
         admit(request, self._max_upload)
         version = await replace(self._files, request, name)
         request.setHeader(b"ETag", entity_tag(version))
@@ -91,10 +93,11 @@ class FileDoor:
     async def append(self, request: Request) -> None:
         """Append to a file, or move a file or folder."""
         name, verb = _name(request, None, b"mv")
-        if verb or _is_json(request):
+        if verb or _media_type(request) == b"application/json":
             request.verb = "move"
             await self._move(request, name)
             return
+        _refuse_what_is_no_file(request, name)
         admit(request, self._max_upload)
         version = await append(self._files, request, name)
         request.setHeader(b"ETag", entity_tag(version))
@@ -107,14 +110,26 @@ class FileDoor:
         async def target() -> bytes:
             return _target(await _document(request.body))
 
+        if _is_of_folder(request):
+            await self._require_folder(name)
         await self._files.move(RequestJob(request), name, target, request.conditions())
         answer(request)
 
     async def delete(self, request: Request) -> None:
         """Remove a file, or a folder with all in it."""
         name, _ = _name(request, None)
+        if _is_of_folder(request):
+            await self._require_folder(name)
         await self._files.remove(RequestJob(request), name, request.conditions())
         answer(request)
+
+    async def _require_folder(self, name: bytes) -> None:
+        refuse_private(name)
+        if not await self._files.is_folder(name):
+            raise Problem(
+                Kind.NOT_A_FOLDER,
+                "The name ends in a slash, so it is a folder's, but this is a file.",
+            )
 
     async def options(self, request: Request) -> None:
         """List the methods of this path."""
@@ -126,6 +141,28 @@ class FileDoor:
     async def refuse(self, request: Request) -> None:
         """Refuse a method that this path does not take."""
         _name(request)
+
+
+def _is_of_folder(request: Request) -> bool:
+    """Tell whether the name of *request* ends in a slash, so that it can only be a folder's."""
+    return bool(request.name) and is_of_folder(split_verb(_rest(request), _VERBS)[0])
+
+
+def _refuse_what_is_no_file(request: Request, name: bytes) -> None:
+    """Refuse to store a body under the name of a folder, and the envelope of a form as a file."""
+    if _is_of_folder(request):
+        refuse_private(name)
+        raise Problem(
+            Kind.IS_FOLDER,
+            "The name ends in a slash, so it is a folder's. Name a file in it, or leave out the "
+            "slash; folders are made as they are needed.",
+        )
+    if _media_type(request) == b"multipart/form-data":
+        raise Problem(
+            Kind.FORM_FOR_FILE,
+            "This path would store the form as it is: POST it to /files/ to store the files in it, "
+            "or send a file by itself, as curl -T does.",
+        )
 
 
 def _rest(request: Request) -> bytes:
@@ -159,9 +196,8 @@ async def _document(body: Body) -> bytes:
     return collected.bytes
 
 
-def _is_json(request: Request) -> bool:
-    media_type = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
-    return media_type.strip().lower() == b"application/json"
+def _media_type(request: Request) -> bytes:
+    return (request.getHeader(b"Content-Type") or b"").partition(b";")[0].strip().lower()
 
 
 def _target(document: bytes) -> bytes:

@@ -9,7 +9,7 @@ from functools import partial
 from urllib.parse import quote
 
 from httpnas.fields.digests import expected_digests
-from httpnas.fields.names import BadName, check_name, decode_name
+from httpnas.fields.names import BadName, check_name, decode_name, is_of_folder
 from httpnas.fields.negotiation import listing_format
 from httpnas.files.files import Files
 from httpnas.storage.errors import IsFolder
@@ -121,9 +121,10 @@ class FilesDoor:
         return Parts(request.body, boundary)
 
     async def _store(self, request: Request, folder: bytes, part: Part) -> str:
-        name = check_name(folder + b"/" + (part.filename or "").encode())
-        if name == folder:
-            raise BadName("A file's name has nothing but slashes.")
+        spelled = (part.filename or "").encode()
+        name = check_name(folder + b"/" + spelled)
+        if name == folder or is_of_folder(spelled):
+            raise BadName("A file's name ends in a slash, as those of folders do.")
         request.name = name
         await self._files.replace(RequestJob(request), name, part, request.conditions())
         return name.decode()

@@ -177,11 +177,14 @@ RESPONSES: Json = {
     ),
     "Encoded": _problem(
         _of(415, Kind.NOT_A_FORM),
-        "The body has a `Content-Encoding`; bodies are stored as they are.",
+        "The body has a `Content-Encoding`, or is a form; bodies are stored as they are.",
         "Uncoded",
     ),
     "NotAForm": _problem(
-        _of(415), "The body is not a form, or has a `Content-Encoding`.", "FormOnly", "Uncoded"
+        _of(415, Kind.FORM_FOR_FILE),
+        "The body is not a form, or has a `Content-Encoding`.",
+        "FormOnly",
+        "Uncoded",
     ),
     "NoSuchRange": _problem(
         _of(416), "No range has a byte in the file.", "Whole", "Ranges", "NoSniff", "Policy"
