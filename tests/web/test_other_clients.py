@@ -105,3 +105,17 @@ async def test_a_file_in_a_form_is_not_named_like_a_folder(nas: Nas, name: str) 
     kind = "Content-Type: multipart/form-data; boundary=b"
     assert (await asked(nas, "POST /files/", kind, body=form))[:2] == (400, "bad-name")
     assert [entry.name for entry in nas.root.iterdir()] == [".httpnas"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_dots_that_lead_nowhere_are_dropped(nas: Nas) -> None:
+    """apt's flat repositories: ``deb http://nas/file/apt ./``, and ``Filename: ./x.deb``."""
+    for target in ("/file/apt/./Packages", "/file/./apt/%2E%2Fx.deb"):
+        assert (await asked(nas, f"POST {target}", body=b"new"))[0] == 200
+        assert (await asked(nas, f"GET {target}"))[2] == b"new"
+    assert sorted(entry.name for entry in (nas.root / "apt").iterdir()) == ["Packages", "x.deb"]
+    for target in ("/file/apt/../f", "/file/apt/%2e%2e", "/file/./../apt"):
+        assert (await asked(nas, f"GET {target}"))[:2] == (400, "bad-name")
+    assert (await asked(nas, "GET /file/./.httpnas/format"))[0] == 404
+    assert (await asked(nas, "POST /file/./.httpnas/./x", body=b"x"))[0] == 403
+    assert (await asked(nas, "DELETE /file/."))[0] == 403

@@ -144,7 +144,7 @@ class FileDoor:
 
 
 def _is_of_folder(request: Request) -> bool:
-    """Tell whether the name of *request* ends in a slash, so that it can only be a folder's."""
+    """Tell whether the name of *request* can only be a folder's, as it ends in a slash."""
     return bool(request.name) and is_of_folder(split_verb(_rest(request), _VERBS)[0])
 
 

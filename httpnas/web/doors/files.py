@@ -124,7 +124,7 @@ class FilesDoor:
         spelled = (part.filename or "").encode()
         name = check_name(folder + b"/" + spelled)
         if name == folder or is_of_folder(spelled):
-            raise BadName("A file's name ends in a slash, as those of folders do.")
+            raise BadName("A file in the form has no name, or one that ends in a slash.")
         request.name = name
         await self._files.replace(RequestJob(request), name, part, request.conditions())
         return name.decode()

@@ -238,6 +238,7 @@ export async function newFolder() {
 }
 
 function checkedName(name) {
+  if (name === "." || name === "..") throw new Refused("A name cannot be . or ..");
   if (!name.includes("/")) return name;
   throw new Refused("A name cannot contain a slash; open the folder, or name it below.");
 }

@@ -11,9 +11,9 @@ export function hashOf(path) {
   return `#/${path.map((name) => `${encodeURIComponent(name.toWellFormed())}/`).join("")}`;
 }
 
-/** Return the components of what a person typed. */
+/** Return the components of what a person typed, without those that the server drops. */
 export function split(text) {
-  return text.split("/").filter(Boolean);
+  return text.split("/").filter((part) => part !== "" && part !== ".");
 }
 
 /** Return *path* percent-encoded, as the server decodes it. */
@@ -58,7 +58,7 @@ export function formatTime(seconds) {
 
 function encodeName(name) {
   // Behind a literal slash, wc and mv would be verbs, and browsers would resolve dots.
-  const slash = ["wc", "mv", ".", ".."].includes(name) ? "%2F" : "";
+  const slash = ["wc", "mv", ".."].includes(name) ? "%2F" : "";
   return slash + encodeURIComponent(name.toWellFormed());
 }
 
