@@ -33,23 +33,14 @@ _TYPES = {
 }
 
 
-async def send_listing(
-    files: Files,
-    request: Request,
-    name: bytes,
-    folder: Folder,
-    verbs: frozenset[bytes] = frozenset(),
-) -> None:
-    """Answer *request* with what is in the open *folder*.
-
-    :param verbs: the verbs of the door, which a link must not spell.
-    """
+async def send_listing(files: Files, request: Request, name: bytes, folder: Folder) -> None:
+    """Answer *request* with what is in the open *folder*."""
     kind = listing_format(request.getHeader(b"Accept"))
     request.responseHeaders.addRawHeader(b"Vary", b"Accept")
     if kind == "html" and not request.path.endswith(b"/"):
         _redirect_into(request)
         return
-    pieces = _pieces(kind, name, folder, _page(request.query, kind), verbs)
+    pieces = _pieces(kind, name, folder, _page(request.query, kind))
     source = None if request.method == b"HEAD" else await files.list(pieces)
     request.setHeader(b"Content-Type", _TYPES[kind])
     request.setHeader(b"X-Content-Type-Options", b"nosniff")
@@ -135,9 +126,7 @@ def _place(order: Order, cursor: str | None) -> Place | None:
     )
 
 
-def _pieces(
-    kind: str, name: bytes, folder: Folder, page: _Page, verbs: frozenset[bytes]
-) -> Iterator[bytes]:
+def _pieces(kind: str, name: bytes, folder: Folder, page: _Page) -> Iterator[bytes]:
     """Yield the pieces of a listing. The folder is read when the first one is asked for."""
     places = page.places(folder)
     if kind == "text":
@@ -147,7 +136,7 @@ def _pieces(
     if kind == "json":
         yield from _json(name, entries, page)
     else:
-        yield from _html(name, (entry for _, entry in islice(entries, page.limit)), verbs)
+        yield from _html(name, (entry for _, entry in islice(entries, page.limit)))
 
 
 def _entries(folder: Folder, places: Iterator[Place]) -> Iterator[tuple[Place, Entry]]:
@@ -180,7 +169,7 @@ def _json_entry(entry: Entry) -> bytes:
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
-def _html(name: bytes, entries: Iterable[Entry], verbs: frozenset[bytes]) -> Iterator[bytes]:
+def _html(name: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
     title = html.escape("/" + name.decode())
     yield (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>'
@@ -189,15 +178,13 @@ def _html(name: bytes, entries: Iterable[Entry], verbs: frozenset[bytes]) -> Ite
     if name:
         yield b'<a href="../">../</a>\n'
     for entry in entries:
-        yield _html_entry(entry, verbs)
+        yield _html_entry(entry)
     yield b"</pre>\n</body>\n</html>\n"
 
 
-def _html_entry(entry: Entry, verbs: frozenset[bytes]) -> bytes:
+def _html_entry(entry: Entry) -> bytes:
     slash = "/" if entry.is_folder else ""
     link = f"{quote_component(entry.name)}{slash}"
-    if entry.name in verbs and not slash:
-        link = f"%2F{link}"  # after a literal slash it would be the verb
     size = "-" if entry.is_folder else str(entry.version.size)
     when = format_http_date(modified(entry.version)).decode()
     return (

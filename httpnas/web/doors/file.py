@@ -8,7 +8,7 @@ from functools import partial
 from httpnas.fields.names import BadName, decode_name, is_of_folder, split_verb
 from httpnas.files.content import entity_tag
 from httpnas.files.files import Files
-from httpnas.storage.errors import StorageError
+from httpnas.storage.errors import IsFolder, NoSuchFile, StorageError
 from httpnas.storage.listing import Folder
 from httpnas.storage.root import refuse_private
 from httpnas.transfer.watchdog import Watchdog
@@ -68,16 +68,34 @@ class FileDoor:
 
     async def download(self, request: Request) -> None:
         """Send a file, list a folder, or count lines."""
-        name, verb = _name(request, None, b"wc")
-        job = RequestJob(request)
-        if verb:
-            request.verb = "count"
-            answer(request, b"%d" % await self._files.lines(job, name))
+        name, verb = _name(request, None, *_VERBS)
+        if verb is None:
+            await self._send(request, name)
             return
-        async with self._files.open(job, name) as opened:
+        try:
+            await self._count(request, name, verb)
+        except IsFolder as error:
+            # No verb of GET is for folders, so it may be the name of a file in this one. The links
+            # of a listing lead here, and so do the addresses that crawlers make up from names.
+            try:
+                await self._send(request, name + b"/" + verb)
+            except NoSuchFile:
+                raise error if verb == b"wc" else _not_allowed(verb) from None
+
+    async def _count(self, request: Request, name: bytes, verb: bytes) -> None:
+        if verb == b"mv":
+            if await self._files.is_folder(name):
+                raise IsFolder("a folder has no verbs")
+            raise _not_allowed(verb)
+        request.verb = "count"
+        answer(request, b"%d" % await self._files.lines(RequestJob(request), name))
+
+    async def _send(self, request: Request, name: bytes) -> None:
+        request.name, request.verb = name, "download"
+        async with self._files.open(RequestJob(request), name) as opened:
             if isinstance(opened, Folder):
                 request.verb = "list"
-                await send_listing(self._files, request, name, opened, _VERBS)
+                await send_listing(self._files, request, name, opened)
             else:
                 await send_file(self._files, request, name, opened)
 
@@ -175,12 +193,16 @@ def _name(request: Request, *verbs: bytes | None) -> tuple[bytes, bytes | None]:
     rest, verb = split_verb(_rest(request), _VERBS)
     request.name = name = decode_name(rest)
     if verb not in verbs:
-        raise Problem(
-            Kind.METHOD_NOT_ALLOWED,
-            "This path does not take this method; Allow lists those it takes.",
-            Allow=_METHODS[verb],
-        )
+        raise _not_allowed(verb)
     return name, verb
+
+
+def _not_allowed(verb: bytes | None) -> Problem:
+    return Problem(
+        Kind.METHOD_NOT_ALLOWED,
+        "This path does not take this method; Allow lists those it takes.",
+        Allow=_METHODS[verb],
+    )
 
 
 async def _document(body: Body) -> bytes:

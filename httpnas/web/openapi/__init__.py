@@ -240,7 +240,8 @@ _FILE: Json = {
             "Count the lines of a file",
             {**_READING, 200: "Lines", 409: "Conflict"},
             description="The number of newlines, as `wc -l` counts them. The path of a file "
-            "called `wc` is `demo%2Fwc`." + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
+            "called `wc` is `demo%2Fwc`; for reading, `demo/wc` will do."
+            + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
         ),
         options=_options("countOptions"),
     ),
