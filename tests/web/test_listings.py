@@ -710,3 +710,38 @@ async def test_what_vanishes_during_a_listing_is_left_out(
     page = await listed(nas, "/file/")
     monkeypatch.undo()
     assert names(page) == ["a", "c"]
+
+
+#: The edges of what formats can say (years 1, 9999, 275760), and of what a file system can.
+FAR = [-(2**63), -(2**40), -62135596801, 253402300800, 8640000000001, 2**63 - 1]
+
+
+@pytest.mark.parametrize("mtime", FAR)
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_any_time_is_listed_sent_and_changed(mtime: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as made:  # ext4 cuts times off
+        nas = Nas(Path(made) / "root")
+        try:
+            for name in ("f", "g"):
+                (nas.root / name).write_bytes(b"x")
+                os.utime(nas.root / name, (mtime, mtime))
+            for by in ("name", "size", "mtime"):
+                page = await listed(nas, f"/file/?sort={by}&limit=1")
+                rest = await listed(nas, f"/file/?sort={by}&after={quote(page['next'], safe='')}")
+                assert names(page) + names(rest) == ["f", "g"]
+                assert page["entries"][0]["mtime"] == float(mtime)
+            assert len(Links((await nas.fetch("GET", "/file/", headers=HTML))[1]).links) == 2
+            for method, path, body in (
+                ("GET", "/file/f", None),
+                ("GET", "/files/f", None),
+                ("GET", "/file/f/wc", None),
+                ("PUT", "/file/f", b"x"),
+                ("PUT", "/file/g/mv", b'{"path": "h"}'),
+                ("GET", "/file/h", None),
+                ("POST", "/file/h", b"x"),
+                ("DELETE", "/file/h", None),
+            ):
+                status, said, _ = await nas.fetch(method, path, data=body)
+                assert status == 200, (method, path, said)
+        finally:
+            await nas.stop()

@@ -51,9 +51,17 @@ export function formatSeconds(seconds) {
 
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
+// Seconds since the epoch at which the dates of browsers end, in the year 275760.
+const LAST = 8.64e12;
+
+/** Return a time in seconds since the epoch as a date, or the first or last one that there is. */
+export function dateOf(seconds) {
+  return new Date(Math.min(Math.max(seconds, -LAST), LAST) * 1000);
+}
+
 /** Return a time in seconds since the epoch, in words of the browser's language. */
 export function formatTime(seconds) {
-  return moment.format(seconds * 1000);
+  return moment.format(dateOf(seconds));
 }
 
 function encodeName(name) {
