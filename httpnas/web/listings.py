@@ -52,9 +52,15 @@ async def send_listing(files: Files, request: Request, name: bytes, folder: Fold
 
 
 def _redirect_into(request: Request) -> None:
-    """Redirect to the path with a slash at its end, which relative links need as their base."""
+    """Redirect to the path with a slash at its end, which relative links need as their base.
+
+    The reference is relative: a proxy may serve all of this below a path of its own, and a path
+    that begins with two slashes would name another host (RFC 3986 section 4.2).
+    """
     query = b"?" + request.query if request.query else b""
-    request.setHeader(b"Location", request.path + b"/" + query)
+    leaf = request.path.rpartition(b"/")[2]
+    # A colon in a first segment would end a scheme.
+    request.setHeader(b"Location", b"./" + leaf + b"/" + query)
     answer(request, b"The folder's own path ends in a slash.\n", 301)
 
 

@@ -37,7 +37,7 @@ _ACCEPTED = """<!DOCTYPE html>
 <head><meta charset="utf-8"><title>Stored</title></head>
 <body>
 <p>{message}</p>
-<p><a href="/">Back</a></p>
+<p><a href="{root}">Back</a></p>
 </body>
 </html>
 """
@@ -153,7 +153,8 @@ def _attachment(leaf: str) -> bytes:
 def _accept(request: Request, message: str) -> None:
     """Answer with 202, as simple-fs did before it stored the files; here they are stored."""
     if listing_format(request.getHeader(b"Accept")) == "html":
-        page = _ACCEPTED.format(message=html.escape(message))
+        root = "../" * (request.path.count(b"/") - 1) or "./"
+        page = _ACCEPTED.format(message=html.escape(message), root=root)
         request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
         answer(request, page.encode(), 202, b"text/html; charset=utf-8")
     else:

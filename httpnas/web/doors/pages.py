@@ -55,6 +55,11 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
     mounted = time.time()
 
     async def page(request: Request) -> None:
+        if request.path.endswith(b"/") and rule != "/":  # its links are relative to it without
+            leaf = request.path.rstrip(b"/").rpartition(b"/")[2]
+            request.setHeader(b"Location", b"../" + leaf)
+            answer(request, b"The page's own path ends in no slash.\n", 301)
+            return
         request.setHeader(b"ETag", etag)
         request.setHeader(b"Cache-Control", b"no-cache")
         request.setHeader(b"Content-Security-Policy", policy)

@@ -369,7 +369,7 @@ are uploaded with forms, and browsers save downloads. There is no authentication
 `--durability none`. A file appears whole or not at all.
 
 **A refusal** is a problem document (RFC 9457). Its `type` names the cause, for programs;
-[/docs/problems](/docs/problems) explains each. Its `detail` tells people what to do. A method that
+[/docs/problems](docs/problems) explains each. Its `detail` tells people what to do. A method that
 the path does not take is refused with 405, a path that does not exist with 404.
 
 **Every answer** has an `X-Request-ID`. The daemon's log has the same identifier.
@@ -389,7 +389,7 @@ def document() -> bytes:
             "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/", "description": "The daemon that serves this document"}],
+        "servers": [{"url": ".", "description": "The daemon that serves this document"}],
         "tags": [
             {"name": "file", "description": "POST creates or replaces, PUT appends or moves."},
             {"name": "files", "description": "Forms and downloads, compatible with simple-fs."},

@@ -231,7 +231,9 @@ HEADERS: dict[str, tuple[str, Json]] = {
         "Upload-Offset", "The true length, if another one was expected.", COUNT, False
     ),
     "Location": _header(
-        "Location", "The folder's own path.", text_like("/file/demo/", pattern=r"^[^?]*/(\?.*)?$")
+        "Location",
+        "The folder's own path, relative to the requested one.",
+        text_like("./demo/", pattern=r"^\./[^/?]*/(\?.*)?$"),
     ),
     "Vary": _header("Vary", "What the answer depends on besides the path.", text_like("Accept")),
     "FolderVary": _header(

@@ -21,9 +21,9 @@ export function encode(path) {
   return path.map(encodeName).join("/");
 }
 
-/** Return where *path* is served. */
+/** Return where *path* is served, from the page, which a proxy may serve below a path of its own. */
 export function urlOf(path) {
-  return `/file/${encode(path)}`;
+  return `file/${encode(path)}`;
 }
 
 /** Return *name* in quotes, so that its direction of writing does not reach what is around it. */
