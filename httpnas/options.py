@@ -103,6 +103,12 @@ def _origins(value: str) -> list[bytes]:
     return origins
 
 
+def _resource_policy(value: str) -> str:
+    if value not in ("same-origin", "same-site", "cross-origin"):
+        raise ValueError(f"{value!r} is none of same-origin, same-site and cross-origin")
+    return value
+
+
 def _durability(value: str) -> str:
     if value not in ("full", "none"):
         raise ValueError(f"{value!r} is neither full nor none")
@@ -214,6 +220,15 @@ _OPTIONS = (
         _origins,
         "Web sites whose pages may use the daemon, separated by spaces.",
         without="none",
+    ),
+    _Option(
+        "resource-policy",
+        None,
+        "HTTPNAS_RESOURCE_POLICY",
+        "same-origin",
+        _resource_policy,
+        "Whose pages may show stored pictures, media, styles and the like: same-origin (the "
+        "daemon's own), same-site or cross-origin (all).",
     ),
     _Option(
         "hosts",

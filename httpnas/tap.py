@@ -125,7 +125,7 @@ def make_site(
     router = Router(options["cors-origins"], options["hosts"])
     for door in doors:
         door.mount(router)
-    application = NasApplication(metrics)
+    application = NasApplication(metrics, options["resource-policy"])
     places = places or Places(Budget(), Budget())
     return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application, places)
 

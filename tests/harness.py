@@ -46,6 +46,7 @@ TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 DEFAULTS: dict[str, Any] = {
     "cors-origins": [],
     "hosts": [],
+    "resource-policy": "same-origin",
     "headroom": 0,
     "patience": 45,
     "max-upload": None,

@@ -32,6 +32,7 @@ def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--cors-origins=null"], {}, "--cors-origins: 'null'"),
         (["--cors-origins=a.example"], {}, "--cors-origins: 'a.example'"),
         (["--cors-origins=https://a.example/"], {}, "--cors-origins: 'https://a.example/'"),
+        (["--resource-policy=all"], {}, "--resource-policy: 'all'"),
         (["--headroom=lots"], {}, "--headroom: 'lots'"),
         ([], {"HTTPNAS_DURABILITY": "some"}, "HTTPNAS_DURABILITY: 'some'"),
         ([], {"HTTPNAS_DRAIN": "long"}, "HTTPNAS_DRAIN: 'long'"),

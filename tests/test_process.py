@@ -37,6 +37,7 @@ OPTIONS = [
     "--headroom",
     "--cors-origins",
     "--hosts",
+    "--resource-policy",
 ]
 VARIABLES = [
     "HTTPNAS_LISTEN",
@@ -49,6 +50,7 @@ VARIABLES = [
     "HTTPNAS_HEADROOM",
     "HTTPNAS_CORS_ORIGINS",
     "HTTPNAS_HOSTS",
+    "HTTPNAS_RESOURCE_POLICY",
 ]
 
 

@@ -31,10 +31,7 @@ _PACKED = {
     "br": "application/x-brotli",
 }
 #: So that no browser runs stored content as if it were the daemon's own.
-_INERT = (
-    (b"X-Content-Type-Options", b"nosniff"),
-    (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
-)
+_INERT = b"sandbox; default-src 'none'"
 
 
 def content_type(name: bytes) -> bytes | None:
@@ -104,8 +101,9 @@ def _describe(request: Request, version: Version) -> None:
     # Not later than the answer's Date: RFC 9110 section 8.8.2.1.
     request.setHeader(b"Last-Modified", format_http_date(min(modified(version), time.time())))
     request.setHeader(b"Accept-Ranges", b"bytes")
-    for field, value in _INERT:
-        request.setHeader(field, value)
+    # A copy may be kept, if it is asked for each time whether it is still the version there is.
+    request.setHeader(b"Cache-Control", b"no-cache")
+    request.setHeader(b"Content-Security-Policy", _INERT)
 
 
 def _partial(

@@ -43,8 +43,8 @@ async def send_listing(files: Files, request: Request, name: bytes, folder: Fold
     pieces = _pieces(kind, name, folder, _page(request.query, kind))
     source = None if request.method == b"HEAD" else await files.list(pieces)
     request.setHeader(b"Content-Type", _TYPES[kind])
-    request.setHeader(b"X-Content-Type-Options", b"nosniff")
-    request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
+    request.setHeader(b"Cache-Control", b"no-cache")
+    request.setHeader(b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'")
     if source is None:
         request.finish()
     else:

@@ -155,7 +155,7 @@ def _accept(request: Request, message: str) -> None:
     if listing_format(request.getHeader(b"Accept")) == "html":
         root = "../" * (request.path.count(b"/") - 1) or "./"
         page = _ACCEPTED.format(message=html.escape(message), root=root)
-        request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
+        request.setHeader(b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'")
         answer(request, page.encode(), 202, b"text/html; charset=utf-8")
     else:
         answer_json(request, {"message": message}, 202)

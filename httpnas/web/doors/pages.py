@@ -65,7 +65,6 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
         request.setHeader(b"Content-Security-Policy", policy)
         # Without any, the form's requests would come from the origin "null", and be refused.
         request.setHeader(b"Referrer-Policy", b"same-origin")
-        request.setHeader(b"X-Content-Type-Options", b"nosniff")
         if request.conditions().for_read(etag, mounted) is Verdict.NOT_MODIFIED:
             request.setResponseCode(304)
             request.finish()

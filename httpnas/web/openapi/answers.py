@@ -13,9 +13,11 @@ def _answer(description: str, content: Json | None = None, *headers: str) -> Jso
     """Return an answer.
 
     :param content: schemas and examples by media type; None if there is no body.
-    :param headers: names in :data:`HEADERS`, in addition to the one that every answer has.
+    :param headers: names in :data:`HEADERS`, in addition to those that every answer has, or in
+        place of one of them.
     """
-    fields = {HEADERS[name][0]: ref_to("headers", name) for name in ("RequestID", *headers)}
+    names = ("RequestID", "NoStore", "NoSniff", "ResourcePolicy", *headers)
+    fields = {HEADERS[name][0]: ref_to("headers", name) for name in names}
     body = {} if content is None else {"content": content}
     return {"description": description, "headers": fields, **body}
 
@@ -46,9 +48,9 @@ _DONE: Json = {"text/plain": {"schema": {"const": "OK"}}}
 _PLAIN: Json = {"text/plain": {"schema": TEXT}}
 _HTML: Json = {"text/html": {"schema": TEXT}}
 _BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of any type."}}}
-_OF_A_FILE = ("ETag", "Changed", "Ranges", "NoSniff", "Policy")
+_OF_A_FILE = ("ETag", "Changed", "Ranges", "NoCache", "Policy")
 _OF_A_PART = (*_OF_A_FILE, "Part", "Digest")
-_OF_A_PAGE = ("ETag", "NoCache", "NoSniff", "Policy", "Referrer")
+_OF_A_PAGE = ("ETag", "NoCache", "Policy", "Referrer")
 
 _PART = "The requested bytes; several ranges are sent as `multipart/byteranges`."
 
@@ -63,7 +65,7 @@ RESPONSES: Json = {
             **_HTML,
         },
         "Vary",
-        "NoSniff",
+        "NoCache",
         "Policy",
     ),
     "FileOrListing": _answer(
@@ -93,7 +95,7 @@ RESPONSES: Json = {
         "FileRanges",
         "Digest",
         "FolderVary",
-        "NoSniff",
+        "NoCache",
         "Policy",
     ),
     "Part": _answer(_PART, _BYTES, *_OF_A_PART),
@@ -135,7 +137,7 @@ RESPONSES: Json = {
         },
     ),
     "Transfers": _answer(
-        "The transfers that run, and those that ended.", json_of(schema_of("Transfers")), "NoStore"
+        "The transfers that run, and those that ended.", json_of(schema_of("Transfers"))
     ),
     "Page": _answer("The page.", _HTML, *_OF_A_PAGE),
     "Document": _answer(
@@ -187,7 +189,7 @@ RESPONSES: Json = {
         "Uncoded",
     ),
     "NoSuchRange": _problem(
-        _of(416), "No range has a byte in the file.", "Whole", "Ranges", "NoSniff", "Policy"
+        _of(416), "No range has a byte in the file.", "Whole", "Ranges", "Policy"
     ),
     "NotExpected": _problem(_of(417), "`Expect` asks for something else than `100-continue`."),
     "OtherHost": _problem(

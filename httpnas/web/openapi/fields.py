@@ -249,10 +249,17 @@ HEADERS: dict[str, tuple[str, Json]] = {
     "FormOnly": _header(
         "Accept-Post", "What the server accepts.", {"const": "multipart/form-data"}, False
     ),
-    "NoStore": _header("Cache-Control", "The answer changes all the time.", {"const": "no-store"}),
-    "NoCache": _header("Cache-Control", "Check before using a cached copy.", {"const": "no-cache"}),
+    "NoStore": _header("Cache-Control", "The answer is about the moment.", {"const": "no-store"}),
+    "NoCache": _header(
+        "Cache-Control", "Caches ask before they use a copy.", {"const": "no-cache"}
+    ),
     "NoSniff": _header(
         "X-Content-Type-Options", "Browsers must not guess the type.", {"const": "nosniff"}
+    ),
+    "ResourcePolicy": _header(
+        "Cross-Origin-Resource-Policy",
+        "Whose pages may show this (`--resource-policy`).",
+        {"enum": ["same-origin", "same-site", "cross-origin"]},
     ),
     "Policy": _header("Content-Security-Policy", "What a browser may do with the content.", TEXT),
     "PagePolicy": _header("Content-Security-Policy", "The policy of the HTML.", TEXT, False),

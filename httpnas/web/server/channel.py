@@ -353,6 +353,7 @@ class StreamingChannel(http.HTTPChannel):
             [
                 b"HTTP/1.1 %d %s\r\n" % (status, HTTPStatus(status).phrase.encode()),
                 b"X-Request-ID: %s\r\n" % identity.encode(),
+                *(b"%s: %s\r\n" % field for field in self.site.application.fields),
                 b"Content-Type: %s\r\n" % content_type,
                 b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(content),
                 content,

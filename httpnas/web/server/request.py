@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -226,7 +226,12 @@ class StreamingRequest(server.Request):
     def process(self) -> None:
         """Hand the request to its route."""
         self.setHeader(b"X-Request-ID", self.id.encode())
+        self._set_headers(self.site.application.fields)
         super().process()
+
+    def _set_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        for name, value in fields:
+            self.setHeader(name, value)
 
     def handle(self, handler: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
         """Run *handler* to its end, whatever happens to this request.
@@ -273,8 +278,8 @@ class StreamingRequest(server.Request):
             return
         for stale in _OF_THE_CONTENT:
             self.responseHeaders.removeHeader(stale)
-        for name, value in fields:
-            self.setHeader(name, value)
+        self._set_headers(self.site.application.fields)
+        self._set_headers(fields)
         self.setResponseCode(status, HTTPStatus(status).phrase.encode())
         self.setHeader(b"Content-Type", content_type)
         self.setHeader(b"Content-Length", b"%d" % len(content))
