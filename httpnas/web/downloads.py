@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +10,7 @@ from uuid import uuid4
 from httpnas.fields.conditions import Conditions, Verdict, format_http_date
 from httpnas.fields.digests import format_digest, wanted_digest
 from httpnas.fields.ranges import PartialContent, partial_content
+from httpnas.fields.types import media_type
 from httpnas.files.content import entity_tag, modified
 from httpnas.files.errors import PreconditionFailed
 from httpnas.files.files import Files
@@ -21,28 +20,16 @@ from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Source, Te
 from httpnas.web.job import RequestJob
 from httpnas.web.request import Request
 
-#: A table of our own: with that of the machine, answers would depend on where the daemon runs.
-_TYPES = mimetypes.MimeTypes()
-_PACKED = {
-    "gzip": "application/gzip",
-    "bzip2": "application/x-bzip2",
-    "xz": "application/x-xz",
-    "compress": "application/x-compress",
-    "br": "application/x-brotli",
-}
-#: So that no browser runs stored content as if it were the daemon's own.
+#: So that no browser runs stored content as if it were the daemon's own. What is shown with other
+#: files needs an origin that may have them, so the sandbox leaves it its own: there is no script
+#: that could use it, nor a form.
 _INERT = b"sandbox; default-src 'none'"
-
-
-def content_type(name: bytes) -> bytes | None:
-    """Return the media type for the extension of *name*, None for an unknown one."""
-    # guess_type takes a URL: with a folder before it, "data:,a.png" is none.
-    kind, coding = _TYPES.guess_type("./" + os.path.basename(name).decode(), strict=True)
-    if coding is not None:
-        kind = _PACKED.get(coding)
-    if kind is None:
-        return None
-    return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
+_PLAYS = b"sandbox allow-same-origin; default-src 'none'; media-src 'self'"
+_SHOWS = (
+    b"sandbox allow-same-origin; default-src 'none'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; font-src 'self' data:; media-src 'self' data:"
+)
+_DOCUMENTS = (b"text/html", b"application/xhtml+xml", b"image/svg+xml")
 
 
 async def send_file(files: Files, request: Request, name: bytes, file: StoredFile) -> None:
@@ -52,7 +39,8 @@ async def send_file(files: Files, request: Request, name: bytes, file: StoredFil
     verdict = conditions.for_read(entity_tag(version), modified(version))
     if verdict is Verdict.FAILED:
         raise PreconditionFailed("The file is not the version that the conditions ask for.")
-    _describe(request, version)
+    kind = media_type(name)
+    _describe(request, version, kind)
     if verdict is Verdict.NOT_MODIFIED:
         request.setResponseCode(304)
         request.finish()
@@ -62,7 +50,6 @@ async def send_file(files: Files, request: Request, name: bytes, file: StoredFil
     if algorithm is not None:
         value = await files.digest(job, name, file, algorithm)
         request.setHeader(b"Repr-Digest", format_digest(algorithm, value))
-    kind = content_type(name)
     part = _partial(request, conditions, version, kind)
     _announce(request, version, kind, part)
     if request.method == b"HEAD":
@@ -96,14 +83,22 @@ async def _to_its_end(request: Request) -> AsyncIterator[None]:
     request.finish()
 
 
-def _describe(request: Request, version: Version) -> None:
+def _policy(kind: bytes | None) -> bytes:
+    """Return what a browser may do with content of this media type, opened by itself."""
+    essence = (kind or b"").partition(b";")[0]
+    if essence.startswith((b"audio/", b"video/")):
+        return _PLAYS
+    return _SHOWS if essence in _DOCUMENTS else _INERT
+
+
+def _describe(request: Request, version: Version, kind: bytes | None) -> None:
     request.setHeader(b"ETag", entity_tag(version))
     # Not later than the answer's Date: RFC 9110 section 8.8.2.1.
     request.setHeader(b"Last-Modified", format_http_date(min(modified(version), time.time())))
     request.setHeader(b"Accept-Ranges", b"bytes")
     # A copy may be kept, if it is asked for each time whether it is still the version there is.
     request.setHeader(b"Cache-Control", b"no-cache")
-    request.setHeader(b"Content-Security-Policy", _INERT)
+    request.setHeader(b"Content-Security-Policy", _policy(kind))
 
 
 def _partial(

@@ -64,7 +64,7 @@ class Router:
 
     def __init__(self, origins: Collection[bytes] = (), hosts: Collection[bytes] = ()) -> None:
         self._origins = frozenset(origins)
-        self._hosts = frozenset(hosts)
+        self.hosts = frozenset(hosts)
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
@@ -129,7 +129,7 @@ class Router:
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
 
     def _admit_host(self, request: Request) -> None:
-        if self._hosts and host_of(request.getHeader(b"Host") or b"") not in self._hosts:
+        if self.hosts and host_of(request.getHeader(b"Host") or b"") not in self.hosts:
             raise Problem(Kind.WRONG_HOST, "The server does not answer to the name in Host.")
 
     def _admit_origin(self, request: Request) -> None:

@@ -276,24 +276,6 @@ def test_downloads_have_the_bytes_and_the_name(page: Page, tmp_path: Path) -> No
     assert [path.stem for path in target.iterdir()] == ["wc"]
 
 
-@pytest.mark.parametrize(
-    "name, content",
-    [
-        ("x.html", "<script>%s</script><img src=x onerror='%s'>"),
-        ("x.svg", '<svg xmlns="http://www.w3.org/2000/svg"><script>%s</script></svg>'),
-        ("x.xml", '<html xmlns="http://www.w3.org/1999/xhtml"><script>%s</script></html>'),
-    ],
-)
-def test_stored_pages_run_no_script_in_the_browser(page: Page, name: str, content: str) -> None:
-    code = "document.documentElement.setAttribute('lang', 'ran')"
-    make(page.root, name, content.replace("%s", code).encode())
-    page.open().find("#entries .name").click()
-    page.wait(lambda: page.browser.current_url.endswith(name), "the stored page")
-    assert page.find(":root").get_attribute("lang") != "ran"
-    # The browser says that it has blocked something, rather than that there was nothing.
-    assert any("Blocked script execution" in message for message in page.console())
-
-
 def test_a_file_of_any_time_is_shown(page: Page) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as made:  # ext4 cuts times off
         root = Path(made) / "root"

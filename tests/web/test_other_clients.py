@@ -119,3 +119,39 @@ async def test_dots_that_lead_nowhere_are_dropped(nas: Nas) -> None:
     assert (await asked(nas, "GET /file/./.httpnas/format"))[0] == 404
     assert (await asked(nas, "POST /file/./.httpnas/./x", body=b"x"))[0] == 403
     assert (await asked(nas, "DELETE /file/."))[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("disposition", "agent"),
+    [
+        # .NET's MultipartFormDataContent
+        ('form-data; name=file; filename="=?utf-8?B?w6kudHh0?="', ""),
+        (
+            "form-data; name=file; filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt",
+            "",
+        ),
+        # urllib3 before 2.0
+        ("form-data; name=\"file\"; filename*=utf-8''%C3%A9.txt", "python-requests/2.25.1"),
+        ('form-data; name="file"; filename="%C3%A9.txt"', "Python/3.12 aiohttp/3.13.2"),
+        ('form-data; name="file"; filename="é.txt"', "Mozilla/5.0"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_a_file_in_a_form_has_the_name_that_its_client_means(
+    nas: Nas, disposition: str, agent: str
+) -> None:
+    form = f"--b\r\nContent-Disposition: {disposition}\r\n\r\nnew\r\n--b--\r\n".encode()
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    status, _, body = await asked(nas, "POST /files/", kind, f"User-Agent: {agent}", body=form)
+    assert (status, json.loads(body)) == (202, {"message": "é.txt upload task submitted."})
+    assert (nas.root / "é.txt").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["filename*=UTF-16''%00x", 'filename="=?utf-8?B?_?="'])
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_can_not_be_decoded_is_refused_in_words(nas: Nas, name: str) -> None:
+    form = f"--b\r\nContent-Disposition: form-data; {name}\r\n\r\nnew\r\n--b--\r\n".encode()
+    kind = "Content-Type: multipart/form-data; boundary=b"
+    status, code, body = await asked(nas, "POST /files/", kind, body=form)
+    assert (status, code) == (400, "bad-form")
+    assert b"name of a file" in body

@@ -118,7 +118,7 @@ class FilesDoor:
                 "The digest of a form cannot be checked: POST to /file/NAME instead.",
             )
         await self._files.refuse_full(request.body.length)
-        return Parts(request.body, boundary)
+        return Parts(request.body, boundary, request.getHeader(b"User-Agent") or b"")
 
     async def _store(self, request: Request, folder: bytes, part: Part) -> str:
         spelled = (part.filename or "").encode()

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from httpnas.fields.conditions import Verdict
+from httpnas.fields.types import media_type
 from httpnas.web import openapi
 from httpnas.web.answers import answer
-from httpnas.web.downloads import content_type
 from httpnas.web.kinds import PAGE, Kind
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
@@ -49,7 +49,7 @@ class Pages:
 
 
 def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _POLICY) -> None:
-    kind = content_type(name.encode())
+    kind = media_type(name.encode())
     assert kind is not None, name
     etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
     mounted = time.time()
