@@ -236,7 +236,8 @@ _OPTIONS = (
         "HTTPNAS_HOSTS",
         "",
         _hosts,
-        "Host names that the daemon answers to, without ports, separated by spaces.",
+        "Host names that the daemon answers to, without ports, separated by spaces; * for any.",
+        without="any; on loopback only localhost, 127.0.0.1 and [::1]",
     ),
 )
 

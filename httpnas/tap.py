@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -175,6 +176,8 @@ class Daemon(Service):
             endpoint.listen(self.site).addCallbacks(self.ports.append, failures.append)
             if failures:
                 raise give_up(f"cannot listen on {description}: {_reason(failures[0].value)}")
+        if not self._options["hosts"]:
+            self._options["hosts"] += _names_of_loopback(self.ports)
 
     def startService(self) -> None:
         """Begin to serve."""
@@ -250,6 +253,20 @@ class Daemon(Service):
 
 def _reason(error: BaseException | None) -> object:
     return error.socketError if isinstance(error, CannotListenError) else error
+
+
+def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
+    """Return the names that requests may be for when all *ports* are on loopback, else none.
+
+    A browser reaches loopback by the name of any site that points there (DNS rebinding).
+    """
+    names = ["localhost", "127.0.0.1", "[::1]"]
+    for port in ports:
+        host = getattr(port.getHost(), "host", None)
+        if host is None or not ip_address(host).is_loopback:
+            return []
+        names.append(f"[{host}]" if ":" in host else host)
+    return [name.encode() for name in names]
 
 
 def _address(port: IListeningPort) -> str:

@@ -313,7 +313,7 @@ class Twistd:
             ],
             stdout=stdout,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HTTPNAS_HOSTS": "*", **(env or {})},
             cwd=cwd,
         )
         for fd in {handle, stdout}:

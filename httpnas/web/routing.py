@@ -58,13 +58,14 @@ class Router:
 
     :param origins: of sites whose pages may use every door (the CORS protocol of the Fetch
         standard), as browsers spell them in Origin.
-    :param hosts: the host names that the daemon answers to, none for any. A page whose own host
-        name was made to point here (DNS rebinding) still asks for its own.
+    :param hosts: the host names that the daemon answers to, none or ``*`` for any; may be filled
+        until the first request comes. A page whose own host name was made to point here (DNS
+        rebinding) still asks for its own.
     """
 
     def __init__(self, origins: Collection[bytes] = (), hosts: Collection[bytes] = ()) -> None:
         self._origins = frozenset(origins)
-        self.hosts = frozenset(hosts)
+        self._hosts = hosts
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
@@ -129,7 +130,9 @@ class Router:
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
 
     def _admit_host(self, request: Request) -> None:
-        if self.hosts and host_of(request.getHeader(b"Host") or b"") not in self.hosts:
+        if not self._hosts or b"*" in self._hosts:
+            return
+        if host_of(request.getHeader(b"Host") or b"") not in self._hosts:
             raise Problem(Kind.WRONG_HOST, "The server does not answer to the name in Host.")
 
     def _admit_origin(self, request: Request) -> None:
