@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from httpnas.files import groups
-from httpnas.files.content import DigestCheck
+from httpnas.files.content import DigestCheck, Sum
 from httpnas.files.errors import NoLongerWanted
 from httpnas.files.groups import Groups, Waiting
 from httpnas.files.job import Incoming, Job
@@ -103,6 +103,20 @@ class Changes:
                 await self._disk.run(append.close)
         return waiting.result
 
+    async def compare(self, storage: Storage, name: bytes, key: bytes, body: Incoming) -> None:
+        """Compare *body* with what the file *name* has taken with *key*; nothing is stored.
+
+        :raises KeyReused: when it is another one.
+        """
+        whole = Sum()
+        async with self._streamed(body, DigestCheck({}), whole) as rest:
+
+            def compare() -> None:
+                whole.write(rest)
+                storage.refuse_other_body(name, key, whole.length, whole.checksum)
+
+            await self._disk.run(compare)
+
     async def _commit_together(self, storage: Storage, name: bytes, waiting: Waiting) -> None:
         """Wait until *waiting* has its outcome; who has the turn commits all who wait."""
         self._groups.add(name, waiting)
@@ -119,7 +133,7 @@ class Changes:
 
     @asynccontextmanager
     async def _streamed(
-        self, body: Incoming, digesting: DigestCheck, target: Upload | Append
+        self, body: Incoming, digesting: DigestCheck, target: Upload | Append | Sum
     ) -> AsyncIterator[list[bytes]]:
         """Stream *body* into *target*, and yield what is left to be written to it.
 

@@ -262,6 +262,7 @@ class Files:
 
         :param expected: the length in bytes that the file must have.
         :param key: tells this append from all others, so that it is done once if it comes twice.
+        :raises KeyReused: when another body was appended with it.
         :raises WrongOffset: when the file has another length.
         :raises NoSuchFile: when there is no such file.
         :raises PreconditionFailed: as of :meth:`replace`, also the following.
@@ -275,6 +276,7 @@ class Files:
             )
             if isinstance(begun, Version):
                 self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
+                await self._changes.compare(self._storage, name, key or b"", body)
                 return begun
             version = await self._changes.append(
                 self._storage, name, body, DigestCheck(digests), begun

@@ -48,6 +48,10 @@ class WrongOffset(StorageError):
         self.actual = actual
 
 
+class KeyReused(StorageError):
+    """The idempotency key is that of an append with another body."""
+
+
 class IntoItself(StorageError):
     """A folder cannot be moved into itself."""
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from httpnas.storage import commits
 from httpnas.storage.commits import block_sums
 from httpnas.storage.content import append_all, write_all
-from httpnas.storage.errors import WrongOffset, translate
+from httpnas.storage.errors import KeyReused, WrongOffset, translate
 from httpnas.storage.ledger import Ledger, next_stamp
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS, Key, Pending, Record
@@ -121,11 +121,13 @@ class Group:
     def _is_done(self, append: Staging, wanted: bytes) -> bool:
         for first, key in self._keys.items():
             if key.hashed == wanted:
+                refuse_other_body(key, append.length, append.whole_checksum)
                 self._repeats[append] = first
                 return True
-        done = outcome(self._ledger.fd, wanted, self._before, self._ledger.record)
+        done = taken(self._ledger.fd, wanted, self._before, self._ledger.record)
         if done is not None:
-            self._made[append] = done
+            refuse_other_body(done, append.length, append.whole_checksum)
+            self._made[append] = done.version
         return done is not None
 
     def _plan(self, append: Staging, present: Version) -> None:
@@ -134,7 +136,7 @@ class Group:
         size, inode = present.size + append.length, present.inode
         self._version = Version(size, present.mtime_ns, inode, stamp)
         if append.hashed is not None:
-            checksum = zlib.crc32(b"".join(append.chunks), append.checksum)
+            checksum = append.whole_checksum
             self._keys[append] = Key(append.hashed, inode, size, stamp, append.length, checksum)
         self._members.append(append)
 
@@ -276,16 +278,25 @@ class Group:
         ledger.settle(settled)
 
 
-def outcome(fd: int, wanted: bytes, present: Version, record: Record | None) -> Version | None:
-    """Return the version that the append with the hashed key *wanted* has made of *fd*, or None.
+def taken(fd: int, wanted: bytes, present: Version, record: Record | None) -> Key | None:
+    """Return the append with the hashed key *wanted* that the file *fd* has taken, or None.
 
     :param present: the version that the file has.
     """
     if record is not None:
         for key in reversed(record.settled_keys):
             if key.hashed == wanted and _is_there(fd, key, present, record):
-                return key.version
+                return key
     return None
+
+
+def refuse_other_body(key: Key, length: int, checksum: int) -> None:
+    """Refuse an append with the idempotency key of another one.
+
+    :raises KeyReused: when *key* stands for a body of another length or CRC-32.
+    """
+    if (key.length, key.checksum) != (length, checksum):
+        raise KeyReused("another body was appended with this key")
 
 
 def _is_there(fd: int, key: Key, present: Version, record: Record) -> bool:

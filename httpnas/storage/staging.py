@@ -79,6 +79,11 @@ class Staging:
                 write_all(fd, self.chunks)
             self.chunks = []
 
+    @property
+    def whole_checksum(self) -> int:
+        """The CRC-32 of all that was staged."""
+        return zlib.crc32(b"".join(self.chunks), self.checksum)
+
     def _create(self) -> int:
         fd, _ = self.staged = self._namespace.workspace.create()
         head = self._present_head()

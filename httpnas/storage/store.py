@@ -19,11 +19,12 @@ from httpnas.storage.commits import Undecided, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, WrongOffset, translated
 from httpnas.storage.facts import Facts
-from httpnas.storage.group import outcome
+from httpnas.storage.group import refuse_other_body, taken
 from httpnas.storage.ledger import ledger_of
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace, Observe, refuse_non_file
+from httpnas.storage.record import Key
 from httpnas.storage.recovery import repair
 from httpnas.storage.root import READ, refuse_private
 from httpnas.storage.staging import hashed
@@ -190,19 +191,35 @@ class Storage(Namespace):
         :return: the version that the append with this key has made, if it is done already.
         :raises NoSuchFile: when there is no such file.
         :raises WrongOffset: when it has another length already.
+        :raises KeyReused: when the append with this key had another length.
         """
-        refuse_private(name)
-        with translated(), owned(self.root.open(name, READ)) as fd:
-            refuse_non_file(os.fstat(fd))
-            present, record = self.known(fd)
-            done = None if key is None else outcome(fd, hashed(key), present, record)
+        present, done = self._taken(name, key)
         if done is not None:
-            return done
+            refuse_other_body(done, done.length if length is None else length, done.checksum)
+            return done.version
         check(lambda: present)
         if expected is not None and expected != present.size:
             raise WrongOffset(present.size)
         self.volume.refuse_full(length)
         return Append(self, name, check, expected, key)
+
+    def refuse_other_body(self, name: bytes, key: bytes, length: int, checksum: int) -> None:
+        """Refuse what is not a repeat of the append with *key*, though it has its key.
+
+        :param length: bytes of its body, and *checksum*, their CRC-32.
+        :raises KeyReused: when the file *name* has taken another body with this key.
+        """
+        _, done = self._taken(name, key)
+        if done is not None:
+            refuse_other_body(done, length, checksum)
+
+    def _taken(self, name: bytes, key: bytes | None) -> tuple[Version, Key | None]:
+        """Return the version of the file *name*, and the append that it has taken with *key*."""
+        refuse_private(name)
+        with translated(), owned(self.root.open(name, READ)) as fd:
+            refuse_non_file(os.fstat(fd))
+            present, record = self.known(fd)
+            return present, None if key is None else taken(fd, hashed(key), present, record)
 
     def commit(
         self, name: bytes, appends: Sequence[Append], claim: Claim | None = None

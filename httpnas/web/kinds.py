@@ -243,6 +243,12 @@ class Kind(Enum):
         "The server does not answer to the name in `Host`.",
         "Use another name, or ask the operator to add this one to `--hosts`.",
     )
+    KEY_REUSED = (
+        "key-reused",
+        422,
+        "The `Idempotency-Key` is that of an append with another body; nothing was appended.",
+        "Give each append a key of its own, and repeat it with the same body.",
+    )
     HEADERS_TOO_LARGE = (
         "headers-too-large",
         431,

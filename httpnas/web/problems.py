@@ -63,6 +63,12 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (BodyTooSlow, Kind.BODY_TOO_SLOW, "The body made no progress for too long; send it again."),
     (BodyTooLarge, Kind.BODY_TOO_LARGE, "The body is larger than the server accepts."),
     (
+        errors.KeyReused,
+        Kind.KEY_REUSED,
+        "Another body was appended with this Idempotency-Key. Nothing was appended now; give each "
+        "append a key of its own.",
+    ),
+    (
         errors.FileCutShort,
         Kind.FILE_CUT_SHORT,
         "The file became shorter while it was being read. Try again.",

@@ -469,6 +469,15 @@ async def test_what_is_done_is_answered_as_the_document_tells(strict: Nas, row: 
         validator(content[kind]["schema"]).validate(json.loads(answer[2]))
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_key_for_another_body_is_refused_as_the_document_tells(strict: Nas) -> None:
+    for body, status in (("x", 200), ("y", 422)):
+        sent = request_of("PUT", NAME, "empty.txt", ["Idempotency-Key: once"], body)
+        answer = await answered(strict, sent)
+        assert answer[0] == status
+    refusal_is_told("PUT", NAME, answer)
+
+
 @rows(REFUSED)
 @pytest_twisted.ensureDeferred
 async def test_a_refusal_is_as_the_document_tells(strict: Nas, row: Row) -> None:

@@ -199,7 +199,13 @@ _FILE: Json = {
         put=_operation(
             "append",
             "Append to a file; move it, when the body is JSON",
-            {**_RECEIVING, **_VERB, 200: "AppendedOrMoved", 409: "AppendConflict"},
+            {
+                **_RECEIVING,
+                **_VERB,
+                200: "AppendedOrMoved",
+                409: "AppendConflict",
+                422: "KeyReused",
+            },
             *_CHANGE,
             "UploadOffset",
             "IdempotencyKey",

@@ -192,6 +192,7 @@ RESPONSES: Json = {
         _of(416), "No range has a byte in the file.", "Whole", "Ranges", "Policy"
     ),
     "NotExpected": _problem(_of(417), "`Expect` asks for something else than `100-continue`."),
+    "KeyReused": _problem(_of(422), "The `Idempotency-Key` was used for another body."),
     "OtherHost": _problem(
         _of(421), "The daemon does not answer to the name in `Host` (`--hosts`)."
     ),

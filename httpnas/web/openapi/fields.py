@@ -145,7 +145,8 @@ PARAMETERS: Json = {
     "IdempotencyKey": _field(
         "Idempotency-Key",
         "A key that the client makes up. A body that is sent twice with one key is appended once, "
-        "and answered twice. A file remembers its latest 48 keys.",
+        "and answered twice; another body with that key is refused (422). A file remembers its "
+        "latest 48 keys.",
         text_like("task-7", minLength=1, maxLength=255),
     ),
     "RequestID": _field(
