@@ -15,7 +15,21 @@ from httpnas.storage.errors import Contended, StorageBroken
 _IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 1024
 #: Bytes copied in one call.
 _COPY = 8 << 20
-_NOT_BY_THE_KERNEL = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)
+#: What copy_file_range(2) says where it is not known, is forbidden (EPERM or EACCES by seccomp), or
+#: does not work (EIO, EBADF, ENOENT and ETXTBSY on some network mounts). What is really broken is
+#: met again by reading or writing.
+_NOT_BY_THE_KERNEL = (
+    errno.ENOSYS,
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EIO,
+    errno.EBADF,
+    errno.ENOENT,
+    errno.ETXTBSY,
+)
 _PAGE = mmap.ALLOCATIONGRANULARITY
 #: Whole pages that one write(2) takes, and that even 32 bits have addresses for.
 _ONE_WRITE = min(0x7FFFF000, sys.maxsize >> 2) // _PAGE * _PAGE

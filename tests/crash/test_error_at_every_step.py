@@ -68,7 +68,7 @@ ERRORS = {
     "pwrite64": "EIO ENOSPC EDQUOT ESTALE",
     "pwritev": "EIO ENOSPC EDQUOT ESTALE",
     "pwritev2": "EIO ENOSPC EDQUOT ESTALE",
-    "copy_file_range": "EIO ENOSPC EDQUOT ESTALE",
+    "copy_file_range": "ENOSPC EDQUOT ESTALE",
     "ioctl": "EIO ENOSPC EINVAL",
     "ftruncate": "EIO ESTALE",
     "fsync": "EIO ENOSPC EDQUOT ESTALE",

@@ -479,7 +479,11 @@ def test_lines_of_others_in_the_middle_of_a_short_write_are_kept_and_it_is_told(
     assert read(storage, b"f").endswith(b"theirs next")
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP])
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES]
+    + [errno.EIO, errno.EBADF, errno.ENOENT, errno.ETXTBSY],
+)
 @pytest.mark.parametrize("nth", [1, 2])
 def test_where_the_kernel_does_not_copy_the_daemon_does(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, nth: int
