@@ -57,7 +57,7 @@ class IntoItself(StorageError):
 
 
 class OtherFileSystem(StorageError):
-    """The two ends lie on different file systems, so no rename can join them."""
+    """No rename can join the two ends: a mount, a quota or a layer divides them."""
 
 
 class Reserved(StorageError):
@@ -102,6 +102,10 @@ class Contended(StorageAway):
 
 class StorageBroken(StorageError):
     """The storage reported an error that no retry mends (input/output errors above all)."""
+
+
+class NotFreed(StorageBroken):
+    """A part of what was removed cannot be freed by this daemon."""
 
 
 class OtherFormat(StorageBroken):

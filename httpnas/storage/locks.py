@@ -111,12 +111,14 @@ class Claim:
         self._locked = 0
         self._file: int | None = None
         self._has_file = False
+        #: Undoes what was made on the way, unless the change is made in the end.
+        self.undoing: list[Callable[[], None]] = []
 
     @property
     def is_open(self) -> bool:
         """Whether closing it would do something."""
         waiting = self._began is not None and self._waited is not None
-        return waiting or bool(self._opened) or self._file is not None
+        return waiting or bool(self._opened or self.undoing) or self._file is not None
 
     def covers(self, wanted: Set[int]) -> bool:
         """Tell whether the locks *wanted* are among those that it is about."""
@@ -222,6 +224,8 @@ class Claim:
         """Give everything back, in the end."""
         self.note_success()  # or what came instead
         self.release()
+        while self.undoing:
+            self.undoing.pop()()
 
     def release(self) -> None:
         """Give everything back."""

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 from httpnas.storage import commits, version
 from httpnas.storage.commits import Known
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
 from httpnas.storage.locks import Claim, Locked, NameLocks, all_buckets, buckets, patiently
 from httpnas.storage.records import FileRecords, Records, XattrRecords
@@ -80,7 +81,7 @@ class Namespace:
         self.root.close()
 
     def sync(self, fd: int) -> None:
-        """Bring the file or folder *fd* to stable storage (fsync(2)), if durability is asked for.
+        """Bring the file *fd* to stable storage (fsync(2)), if durability is asked for.
 
         A failure is final: the kernel drops what it could not write, and would answer the next
         call with success.
@@ -90,6 +91,12 @@ class Namespace:
         if self.durable:
             with self.timed("fsync"):
                 os.fsync(fd)
+
+    def sync_folder(self, fd: int) -> None:
+        """Bring the entries of the folder *fd* to stable storage, if its file system can."""
+        if self.durable:
+            with self.timed("fsync"):
+                sync_folder(fd)
 
     @contextmanager
     def timed(self, step: Step) -> Iterator[None]:
@@ -132,7 +139,7 @@ class Namespace:
             all_buckets() if below else buckets(*((fd, split(name)[1]) for fd, name in places))
         )
         try:
-            if not all(self._leads_to(name, fd) for fd, name in places):
+            if not all(self.leads_to(name, fd) for fd, name in places):
                 claim.begin_again()
             claim.note_success()
             yield
@@ -143,7 +150,7 @@ class Namespace:
             raise
         claim.release()
 
-    def _leads_to(self, name: bytes, folder: int) -> bool:
+    def leads_to(self, name: bytes, folder: int) -> bool:
         """Tell whether the open *folder* is still the one that holds *name*."""
         try:
             found = self.root.open_parent(name)
@@ -163,6 +170,20 @@ class Namespace:
         except NotAFolder as error:
             raise NoSuchFile("no such file or folder") from error
 
+    def make_parent(self, name: bytes, claim: Claim) -> int:
+        """Open the folder that holds *name*, made if it is missing; the caller closes it.
+
+        What is made goes again when *claim* is closed, unless its change was made by then.
+
+        :raises StorageError: as :meth:`Root.make_parent`.
+        """
+        made: list[bytes] = []
+        try:
+            return self.root.make_parent(name, self.durable, made)
+        finally:
+            if made:
+                claim.undoing.append(partial(self.root.unmake, made))
+
     @contextmanager
     def held_file(self, name: bytes, flags: int, claim: Claim) -> Iterator[int]:
         """Open the file *name* under its lock, for as long as the block.
@@ -181,6 +202,7 @@ class Namespace:
             owned(os.open(split(name)[1], flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
         ):
             refuse_non_file(os.fstat(fd))
+            self.root.refuse_mounted(fd)
             if flags & os.O_RDWR:
                 claim.take_file(fd)
             yield fd

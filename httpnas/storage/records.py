@@ -8,25 +8,18 @@ by inode. This is slower, because it is synced by itself, and as safe.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import platform
-import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from httpnas.storage import statx
 from httpnas.storage.descriptors import owned
 from httpnas.storage.record import LARGEST, Record, decode, fits
 
 _NAME = "user.httpnas"
 _NONE = (errno.ENODATA, errno.ENOTSUP)
-_SYS_STATX = {"x86_64": 332, "aarch64": 291}.get(platform.machine())
-_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
-#: stx_mask, and stx_btime with its nanoseconds, of struct statx (statx(2)).
-_MASK, _BTIME = struct.Struct("=I"), struct.Struct("=qI")
-_BTIME_AT = 80
 
 #: Opens a temporary file of any daemon, of which it is given the path in a record.
 Staged = Callable[[bytes], AbstractContextManager[int | None]]
@@ -34,9 +27,6 @@ Staged = Callable[[bytes], AbstractContextManager[int | None]]
 
 def _nothing_staged(_: bytes) -> AbstractContextManager[int | None]:
     return nullcontext()
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Records(Protocol):
@@ -173,15 +163,7 @@ class FileRecords:
 
     def birth(self, fd: int) -> int:
         """Return the time of birth of the file in nanoseconds (statx(2)), 0 where there is none."""
-        if _SYS_STATX is None:
-            return 0
-        buffer = ctypes.create_string_buffer(256)
-        if _libc.syscall(_SYS_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) != 0:
-            return 0
-        if not _MASK.unpack_from(buffer)[0] & _STATX_BTIME:
-            return 0
-        seconds, nanoseconds = _BTIME.unpack_from(buffer, _BTIME_AT)
-        return int(seconds * 1_000_000_000 + nanoseconds)
+        return statx.birth(fd)
 
     def forget(self, inode: int) -> None:
         """Remove the record of a file that is being removed: its inode will be used again."""

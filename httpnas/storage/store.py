@@ -174,7 +174,9 @@ class Storage(Namespace):
         is_there = self.is_file(name)
         check(lambda: self.current_at(name) if is_there else None)
         self.volume.refuse_full(length)
-        return Upload(self, name, private=is_there)
+        with translated(), owned(self.root.open_nearest_to_change(name)) as folder:
+            self.volume.refuse_quota(folder)
+            return Upload(self, name, folder, private=is_there)
 
     def begin_append(
         self,
@@ -218,6 +220,7 @@ class Storage(Namespace):
         refuse_private(name)
         with translated(), owned(self.root.open(name, READ)) as fd:
             refuse_non_file(os.fstat(fd))
+            self.root.refuse_mounted(fd)
             present, record = self.known(fd)
             return present, None if key is None else taken(fd, hashed(key), present, record)
 

@@ -28,6 +28,7 @@ from httpnas.storage.format import LOCKS, RECORDS, RUNS, Place
 from httpnas.storage.migration import Former
 from httpnas.storage.notes import Note, Notes
 from httpnas.storage.records import has_xattrs
+from httpnas.storage.removal import Removal
 from httpnas.storage.root import FOLDER, PRIVATE
 
 _LEASE = "lease"
@@ -256,35 +257,27 @@ class Workspace:
     def reclaim(self, name: bytes) -> Iterator[None]:
         """Remove what was set aside as *name*, with all in it, and yield after each entry.
 
-        Folders in it are set aside in their turn, so that deep trees take few descriptors. What
-        cannot be removed stays, invisible, and the next start tries again.
-        """
-        pending = [name]
-        while pending:
-            doomed = pending.pop()
-            with contextlib.suppress(OSError):
-                if self._is_removed(self.fd, doomed):
-                    continue
-                with owned(os.open(doomed, FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)) as folder:
-                    for entry in os.listdir(folder):
-                        if not self._is_removed(folder, entry):
-                            pending.append(self.set_aside(folder, entry))
-                        yield
-                os.rmdir(doomed, dir_fd=self.fd)
-            yield
+        What cannot be removed stays, invisible, and the next start tries again.
 
-    def _is_removed(self, folder: int, entry: bytes | str) -> bool:
-        """Unlink *entry*, or return False because it is a folder."""
-        status = None
-        if self.forget is not None:
-            status = os.stat(entry, dir_fd=folder, follow_symlinks=False)
-        try:
-            os.unlink(entry, dir_fd=folder)
-        except IsADirectoryError:
-            return False
-        if self.forget is not None and status is not None and status.st_nlink == 1:
-            self.forget(status.st_ino)
-        return True
+        :raises NotFreed: in the end, when something stays.
+        """
+        removal = self._removal()
+        yield from removal.remove(self.fd, name)
+        removal.verify()
+
+    def remove_at_once(self, folder: int, leaf: bytes) -> None:
+        """Remove *leaf* of *folder* with all in it, because it cannot be set aside.
+
+        :raises OSError: when something stays.
+        """
+        removal = self._removal()
+        for _ in removal.remove(folder, leaf):
+            pass
+        if removal.kept:
+            raise removal.kept[0][1]
+
+    def _removal(self) -> Removal:
+        return Removal(self.fd, self.set_aside, self.forget)
 
     def reclaim_abandoned(self) -> Iterator[None]:
         """Remove what dead daemons have left behind, and yield after each entry.
@@ -292,28 +285,31 @@ class Workspace:
         Where there are many daemons, each tries the folders of only some others, by chance.
 
         :raises StorageError: when the folders cannot be read.
+        :raises NotFreed: in the end, when something stays.
         """
         with translated():
             self.choose()
+        removal = self._removal()
         if (yield from self._repaired(self._inherited)):
             self._inherited = []
             for entry in _entries(self.fd):
                 if entry != _LEASE and not entry.startswith(self._stem):
-                    yield from self.reclaim(os.fsencode(entry))
+                    yield from removal.remove(self.fd, os.fsencode(entry))
         runs = [run for run in _entries(self._runs) if run != self._name]
         random.shuffle(runs)
         alive = 0
         for run in runs:
             try:
-                yield from self._reclaim_run(run)
+                yield from self._reclaim_run(run, removal)
             except BlockingIOError:
                 alive += 1
                 if alive == _MOST_ALIVE:
-                    return
+                    break
             except OSError:
                 pass
+        removal.verify()
 
-    def _reclaim_run(self, run: str) -> Iterator[None]:
+    def _reclaim_run(self, run: str, removal: Removal) -> Iterator[None]:
         try:
             lease = os.open(f"{run}/{_LEASE}", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._runs)
         except FileNotFoundError:
@@ -328,11 +324,10 @@ class Workspace:
                 kept = {_LEASE, *self._still_needed(folder, noted)}
                 for entry in os.listdir(folder):
                     if entry not in kept:
-                        yield from self.reclaim(self.set_aside(folder, entry))
-                if len(kept) > 1:
-                    return
-                os.unlink(_LEASE, dir_fd=folder)
-            os.rmdir(run, dir_fd=self._runs)
+                        yield from removal.remove(folder, os.fsencode(entry))
+                if os.listdir(folder) == [_LEASE]:
+                    os.unlink(_LEASE, dir_fd=folder)
+                    os.rmdir(run, dir_fd=self._runs)
 
     def _repaired(self, noted: Iterable[Note]) -> Generator[None, None, bool]:
         """Repair the files that were *noted*, and tell whether that was possible for all."""

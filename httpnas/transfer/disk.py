@@ -21,6 +21,7 @@ from twisted.python.threadpool import ThreadPool
 
 from httpnas.storage.errors import (
     NoSuchFile,
+    NotFreed,
     NotPermitted,
     OutOfDescriptors,
     StorageAway,
@@ -40,6 +41,7 @@ _FAULTS = {
     StorageBroken,
     StorageFull,
     NotPermitted,
+    NotFreed,
 }
 #: Those of them that raise doubt about the storage.
 _FAILURES = {StorageAway, StorageGone, StorageBroken}
@@ -217,7 +219,13 @@ class Disk:
                 pass
 
         done = Deferred.fromCoroutine(work())
-        return done.addErrback(lambda failure: self._log.failure("a chore ended early", failure))
+        return done.addErrback(self._tell)
+
+    def _tell(self, failure: Failure) -> None:
+        if failure.check(NotFreed):
+            self._log.warn("{error}; the next start tries again", error=failure.value)
+        else:
+            self._log.failure("a chore ended early", failure)
 
 
 class SharedCall(Generic[T]):

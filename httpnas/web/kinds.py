@@ -156,8 +156,10 @@ class Kind(Enum):
     OTHER_FILE_SYSTEM = (
         "other-file-system",
         409,
-        "The name is on another file system that is mounted below the storage folder.",
-        "Choose a name outside that mount. To move a file there, copy it.",
+        "The name is on, or is a folder that holds, something that is mounted below the storage "
+        "folder; or the file system moves nothing there, because a folder has a quota or a layer "
+        "of its own.",
+        "Choose a name outside that mount or folder. To move a file there, copy it.",
     )
     WRONG_OFFSET = (
         "wrong-offset",

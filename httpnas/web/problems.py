@@ -86,7 +86,8 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (
         errors.OtherFileSystem,
         Kind.OTHER_FILE_SYSTEM,
-        "Another file system is mounted there; copy the file instead.",
+        "Something is mounted there, or the file system moves nothing between these folders (one "
+        "has a quota or a layer of its own). Copy the file instead.",
     ),
     (errors.Reserved, Kind.RESERVED, "This name belongs to the server and cannot be changed."),
     (

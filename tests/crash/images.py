@@ -126,6 +126,30 @@ def in_memory(place: Path, kind: str, options: str = "defaults") -> Iterator[Pat
         _take_down(mount_point)
 
 
+@contextlib.contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """*source*, a file or folder, mounted at *target* as well, which exists."""
+    _run("mount", "--bind", str(source), str(target))
+    try:
+        yield
+    finally:
+        _unmount(str(target))
+
+
+@contextlib.contextmanager
+def overlay(place: Path) -> Iterator[tuple[Path, Path]]:
+    """An overlay in the folder *place* made by :func:`folder`: its lower layer, and what is seen.
+
+    Both are empty. What is made in the lower layer before anything else is seen in the overlay.
+    """
+    with in_memory(place, "tmpfs") as layers:
+        for name in ["lower", "upper", "work", "seen"]:
+            (layers / name).mkdir()
+        options = f"lowerdir={layers}/lower,upperdir={layers}/upper,workdir={layers}/work"
+        _run("mount", "-t", "overlay", "-o", options, "overlay", str(layers / "seen"))
+        yield layers / "lower", layers / "seen"
+
+
 def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

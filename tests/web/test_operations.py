@@ -242,6 +242,28 @@ async def test_a_failure_of_the_storage_is_in_the_log(
     assert "the storage failed: Stale file handle" in map(formatEvent, events)
 
 
+@pytest_twisted.ensureDeferred
+async def test_what_a_removed_folder_keeps_is_in_the_log_and_in_the_metrics(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nas.root / "d").mkdir()
+    (nas.root / "d" / "stuck").touch()
+    real = os.unlink
+
+    def unlink(name: Any, **kwargs: Any) -> None:
+        if name == b"stuck":
+            raise PermissionError(1, "not permitted")
+        real(name, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with logged() as events:
+        assert (await nas.fetch("DELETE", "/file/d"))[0] == 200
+        await nas.in_thread(wait_until, lambda: nas.disk.faults, "the folder to be reclaimed")
+    assert any("'stuck': not permitted); the next start" in formatEvent(e) for e in events)
+    assert (await series(nas))['httpnas_storage_errors_total{error="NotFreed"}'] == 1
+    assert (await ask(nas, "/ready"))[0] == 200
+
+
 # Metrics
 
 

@@ -66,6 +66,7 @@ def test_special_errors_of_the_storage_are_not_taken_for_general_ones() -> None:
         errors.StorageGone: errors.StorageAway,
         errors.NoRoom: errors.StorageFull,
         errors.OtherFormat: errors.StorageBroken,
+        errors.NotFreed: errors.StorageBroken,
     }
     for special, general in same.items():
         assert kinds.pop(special) is kinds[general]
