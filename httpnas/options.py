@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,24 +12,11 @@ from twisted.python import usage
 
 from httpnas import __version__
 from httpnas.fields.origins import origin_of
+from httpnas.launch import check_pid_file, give_up, keep_umask
 
 _PORT = 3000
 _HOST = re.compile(rb"(?:[^:/?#@\s]+|\[[0-9a-f:.]+\])\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-class CannotStart(SystemExit, Exception):
-    """The daemon cannot run, and has said why.
-
-    A :exc:`SystemExit`, so that Python ends with status 1 and without a traceback; and an
-    :exc:`Exception`, so that ``twistd`` removes its pid file on the way.
-    """
-
-
-def give_up(why: object) -> CannotStart:
-    """Print *why* the daemon cannot run, and return the exception to raise."""
-    print(f"httpnas: {why}", file=sys.__stderr__, flush=True)
-    return CannotStart(1)
 
 
 def _bytes(value: str) -> int | None:
@@ -278,9 +264,12 @@ class Options(usage.Options):
             super().parseOptions(options)
             for option in _OPTIONS:
                 self[option.name] = option.value(self[option.name], os.environ)
+            self["listen"] = self["listen"] or _default_listen(os.environ)
         except usage.UsageError as error:
             raise give_up(error) from None
-        self["listen"] = self["listen"] or _default_listen(os.environ)
+        if self.parent is not None:
+            check_pid_file(self.parent["pidfile"])
+            keep_umask(self.parent)
 
     def parseArgs(self, *arguments: str) -> None:
         """Take no arguments."""
@@ -289,5 +278,9 @@ class Options(usage.Options):
 
 
 def _default_listen(environment: Mapping[str, str]) -> list[str]:
-    given = environment.get("HTTPNAS_LISTEN", "").split()
-    return given or [f"tcp:{environment.get('PORT') or _PORT}:interface=127.0.0.1"]
+    if given := environment.get("HTTPNAS_LISTEN", "").split():
+        return given
+    port = environment.get("PORT") or str(_PORT)
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise usage.UsageError(f"PORT: {port!r} is not the number of a port")
+    return [f"tcp:{port}:interface=127.0.0.1"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,16 +17,15 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from httpnas import __version__
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Tell, admit_all, tell_nobody
 from httpnas.files.trace import Trace
-from httpnas.log import observer
-from httpnas.options import Options, give_up
+from httpnas.launch import give_up, keep_stderr, open_log
+from httpnas.options import Options
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
 from httpnas.transfer.budget import Budget, Memory, descriptors_left
@@ -145,6 +143,8 @@ class Daemon(Service):
     def __init__(self, reactor: Any, options: Options, storage: Storage, metrics: Metrics) -> None:
         self._reactor = reactor
         self._options = options
+        self._metrics = metrics
+        self._let_stderr_go: Callable[[], object] = lambda: None
         memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
         disk = Disk(reactor, memory=memory)
         self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
@@ -161,16 +161,16 @@ class Daemon(Service):
         self._trimming.clock = reactor
 
     def setServiceParent(self, parent: Any) -> None:
-        """Set the format of the log, unless ``twistd`` was told to log elsewhere or otherwise."""
+        """Set up the log of *parent*, while there is still a standard error."""
         twistd: Mapping[str, Any] = self._options.parent or {}
-        if not twistd.get("syslog") and (twistd.get("nodaemon") or twistd.get("logfile")):
-            path = twistd.get("logfile") or "-"
-            out = sys.stdout if path == "-" else LogFile.fromFullPath(path)
-            parent.setComponent(ILogObserver, observer(out))
+        self._lines = open_log(twistd, parent, self._metrics.line_dropped)
+        if not twistd.get("nodaemon"):
+            self._let_stderr_go = keep_stderr()
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Begin to listen, while ports below 1024 can still be opened."""
+        self._lines.start()
         for description, endpoint in self._endpoints:
             failures: list[Failure] = []
             endpoint.listen(self.site).addCallbacks(self.ports.append, failures.append)
@@ -194,6 +194,7 @@ class Daemon(Service):
                 "uploads and appends slower"
             )
         self._reactor.callWhenRunning(self._is_running)
+        self._let_stderr_go()
 
     def _is_running(self) -> None:
         """Log that the daemon is running, once a signal would stop it properly."""
@@ -211,7 +212,10 @@ class Daemon(Service):
 
     def _take_signals(self) -> None:
         """Stop with status 0 at a signal; those of ``twistd`` end with the signal."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ends = [signal.SIGTERM, signal.SIGINT]
+        if self._lines.is_terminal:
+            ends.append(signal.SIGHUP)  # the terminal has gone
+        for number in ends:
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
 
     def _signalled(self) -> None:
@@ -238,6 +242,7 @@ class Daemon(Service):
 
     def _tell_of_hang(self) -> None:
         self._log.critical("the disk does not answer: ended without waiting for it")
+        self._lines.flush()
 
     def _stop_listening(self) -> Deferred[Any]:
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
@@ -300,6 +305,8 @@ def _open_storage(options: Options, metrics: Metrics) -> Storage:
             os.makedirs(path)
             Daemon._log.info("made the folder {path}", path=os.path.abspath(path))
         return Storage(path, options["durability"] == "full", metrics.step)
+    except FileExistsError:
+        raise give_up(f"--storage {path}: it is not a folder") from None
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise give_up(f"--storage {path}: {reason}") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from httpnas.options import CannotStart, Options
+from httpnas.launch import CannotStart
+from httpnas.options import Options
 
 
 @pytest.fixture(autouse=True)

@@ -101,6 +101,11 @@ class Metrics:
         self._transfers = Gauge(
             "httpnas_transfers_running", "Transfers that run.", ("verb",), registry=registry
         )
+        self._lines_dropped = Counter(
+            "httpnas_log_lines_dropped",
+            "Lines of the log that nobody took, or that could not be written.",
+            registry=registry,
+        )
         self._disk_running = Gauge(
             "httpnas_disk_calls_running", "Calls of the disk that run.", registry=registry
         )
@@ -155,6 +160,10 @@ class Metrics:
     def step(self, step: Step, seconds: float) -> None:
         """Note that *step* of a change has taken *seconds*; from any thread."""
         self._steps.labels(step).observe(seconds)
+
+    def line_dropped(self) -> None:
+        """Count a line that the log does not have; from any thread."""
+        self._lines_dropped.inc()
 
     def request_ended(self, request: Request) -> None:
         """Count *request*, which has ended."""
