@@ -229,7 +229,10 @@ _OPTIONS = (
 
 
 class Options(usage.Options):
-    """The options of ``twistd httpnas``. The environment supplies those that are not given."""
+    """The options of ``twistd httpnas``. The environment supplies those that are not given.
+
+    :ivar given: the names of those that have a value that is not the default.
+    """
 
     synopsis = "[options]"
     longdesc = (
@@ -242,6 +245,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self.given: set[str] = set()
 
     def opt_listen(self, description: str) -> None:
         self["listen"].append(description)
@@ -262,6 +266,11 @@ class Options(usage.Options):
         """Parse *options* and the environment; an error ends the daemon with one line."""
         try:
             super().parseOptions(options)
+            self.given = {
+                option.name
+                for option in _OPTIONS
+                if self[option.name] is not None or os.environ.get(option.variable)
+            }
             for option in _OPTIONS:
                 self[option.name] = option.value(self[option.name], os.environ)
             self["listen"] = self["listen"] or _default_listen(os.environ)

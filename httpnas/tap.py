@@ -193,6 +193,11 @@ class Daemon(Service):
                 "the records of files are kept beside them and not in user xattrs, which makes "
                 "uploads and appends slower"
             )
+        if not self._engine.watchdog.storage.syncs_folders:
+            self._log.warn(
+                "this file system does not sync folders: after a power cut of its server, names "
+                "may be as they were before the latest uploads, moves and deletes"
+            )
         self._reactor.callWhenRunning(self._is_running)
         self._let_stderr_go()
 
@@ -304,7 +309,7 @@ def _open_storage(options: Options, metrics: Metrics) -> Storage:
         if not os.path.isdir(path):
             os.makedirs(path)
             Daemon._log.info("made the folder {path}", path=os.path.abspath(path))
-        return Storage(path, options["durability"] == "full", metrics.step)
+        storage = Storage(path, options["durability"] == "full", metrics.step)
     except FileExistsError:
         raise give_up(f"--storage {path}: it is not a folder") from None
     except (OSError, StorageError) as error:
@@ -312,6 +317,13 @@ def _open_storage(options: Options, metrics: Metrics) -> Storage:
         raise give_up(f"--storage {path}: {reason}") from error
     finally:
         leaving.cancel()
+    if "durability" in options.given and not storage.syncs_folders:
+        storage.close()
+        raise give_up(
+            f"--storage {path}: this file system does not sync folders, which --durability full "
+            "asks for: without that option, the daemon syncs what it can"
+        )
+    return storage
 
 
 def makeService(options: Options) -> IService:

@@ -113,6 +113,43 @@ def test_a_root_that_can_not_be_written_to_ends_the_daemon(tmp_path: Path) -> No
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
 
 
+def _without_synced_folders(folder: Path) -> dict[str, str]:
+    """Return an environment in which Python meets a file system that does not sync folders."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import errno, os, stat\n"
+        "real = os.fsync\n"
+        "def fsync(fd):\n"
+        "    if stat.S_ISDIR(os.fstat(fd).st_mode):\n"
+        "        raise OSError(errno.EINVAL, 'Invalid argument')\n"
+        "    real(fd)\n"
+        "os.fsync = fsync\n"
+    )
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def test_where_folders_are_not_synced_it_warns_and_changes_are_made(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", env=_without_synced_folders(tmp_path / "python")) as daemon:
+        assert "does not sync folders" in daemon.log()
+        request = b"POST /file/new/f HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
+        assert ask(daemon.port, request)[0] == 200
+    assert (tmp_path / "root/new/f").read_bytes() == b"x"
+
+
+def test_where_folders_are_not_synced_full_durability_is_refused_with_one_line(
+    tmp_path: Path,
+) -> None:
+    env = _without_synced_folders(tmp_path / "python")
+    (tmp_path / "root").mkdir()
+    listen = "--listen=tcp:0:interface=127.0.0.1"
+    arguments = ["-n", "--pidfile=", "httpnas", listen, f"--storage={tmp_path / 'root'}"]
+    ended = run(tmp_path, *arguments, "--durability=full", **env)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "does not sync folders" in ended.stderr
+    assert run(tmp_path, *arguments, **env, HTTPNAS_DURABILITY="full").stderr == ended.stderr
+    assert list(runs_of(tmp_path / "root").iterdir()) == []
+
+
 def test_a_missing_storage_folder_is_made_and_said_in_the_log(tmp_path: Path) -> None:
     with twistd(tmp_path / "deep" / "root", cwd=tmp_path) as daemon:
         assert (tmp_path / "deep" / "root").is_dir()

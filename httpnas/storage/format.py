@@ -17,6 +17,7 @@ import os
 from typing import Literal
 
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import OtherFormat
 from httpnas.storage.rename import name_new
 
@@ -91,7 +92,7 @@ def choose(private: int, temporaries: int, name: bytes, place: Place) -> Place |
     finally:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=temporaries)
-    os.fsync(private)
+    sync_folder(private)
     return read(private)
 
 

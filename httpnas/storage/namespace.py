@@ -60,6 +60,9 @@ class Namespace:
         self.locks = NameLocks(self.workspace.locks)
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
+        with translated():
+            #: Whether a new name can be brought to stable storage, if that is asked for.
+            self.syncs_folders = not durable or sync_folder(self.workspace.fd)
         #: Bytes of a block: a write that a power cut interrupts ends where one does.
         self.block = self.volume.block()
         #: Bytes of appends that are committed together and need not be staged in a file.

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from httpnas.storage import statx
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.record import LARGEST, Record, decode, fits
 
 _NAME = "user.httpnas"
@@ -154,7 +155,7 @@ class FileRecords:
                 os.fsync(made)
         os.rename(f"{name}.new", name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         if self._durable:
-            os.fsync(self._folder)
+            sync_folder(self._folder)
 
     def sync(self, fd: int) -> None:
         """Bring the file to stable storage, if durability is asked for."""

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 import subprocess
 import threading
 import time
@@ -18,6 +19,8 @@ import pytest
 
 from httpnas.storage import commits, version
 from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import StorageError, StorageFull, WrongOffset
 from httpnas.storage.facts import Facts
 from httpnas.storage.ledger import Ledger
@@ -38,6 +41,7 @@ from tests.storage.steps import (
     crash,
     die_at,
     leftovers,
+    names,
     only,
     opened,
     outcome,
@@ -681,6 +685,43 @@ def test_a_failed_append_leaves_the_old_version(
         assert not pends(durable, b"f")
     if (kind == "xattrs") == (function == "setxattr"):
         assert met or function == "unlink" or (function, code) == ("copy_file_range", errno.EIO)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_where_folders_are_not_synced_every_change_is_made(
+    kind: str, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    storage = Storage(str(root))
+    assert not storage.syncs_folders
+    upload(storage, b"a/b/f", b"old")
+    append(storage, b"a/b/f", b" and more")
+    append(storage, b"a/b/f", b"x" * LARGE)
+    storage.move(b"a/b/f", b"c/d/f", anything)
+    assert read(storage, b"c/d/f") == b"old and more" + b"x" * LARGE
+    remove(storage, b"a")
+    storage.remove(b"c/d/f", anything)
+    assert names(storage, b"c/d") == []
+    storage.close()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_can_be_synced_and_is_not_is_an_error(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fsync(fd: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with owned(os.dup(storage.workspace.fd)) as folder, pytest.raises(OSError):
+        sync_folder(folder)
 
 
 class Failing:
