@@ -17,7 +17,7 @@ RUN pip install --quiet 'watchfiles>=1.0' .
 # The source comes before what was installed, so that a change is seen, wherever it is mounted from.
 ENV PYTHONPATH=/src \
     STORAGE_PATH=/mnt/storage \
-    HTTPNAS_LISTEN=tcp:3000 \
+    HTTPNAS_LISTEN='*:3000' \
     HTTPNAS_DURABILITY=none
 EXPOSE 3000
 ENTRYPOINT ["watchfiles", "twistd -n --pidfile= httpnas", "/src/httpnas"]
@@ -61,7 +61,7 @@ ENV PATH=/opt/httpnas/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     STORAGE_PATH=/mnt/storage \
-    HTTPNAS_LISTEN=tcp:3000
+    HTTPNAS_LISTEN='*:3000'
 USER 2000:2000
 WORKDIR /
 EXPOSE 3000

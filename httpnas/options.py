@@ -72,7 +72,10 @@ def _names(value: str) -> list[bytes]:
 
 
 def _hosts(value: str) -> list[bytes]:
-    hosts = _names(value)
+    hosts = [
+        b"[%b]" % name if name.count(b":") > 1 and name[:1] != b"[" else name
+        for name in _names(value)
+    ]
     for host in hosts:
         if not _HOST.match(host):
             raise ValueError(f"{host.decode()!r} is not a host name without a port")
@@ -175,6 +178,14 @@ _OPTIONS = (
         "A transfer that moves less than 64 KiB in this many seconds is ended.",
     ),
     _Option(
+        "idle",
+        None,
+        "HTTPNAS_IDLE",
+        "75",
+        _positive_seconds,
+        "Seconds for which a connection without a request is kept open.",
+    ),
+    _Option(
         "patience",
         None,
         "HTTPNAS_PATIENCE",
@@ -251,7 +262,8 @@ class Options(usage.Options):
         self["listen"].append(description)
 
     opt_listen.__doc__ = (
-        "Where to listen: a Twisted endpoint description, or a port on loopback. Can be repeated. "
+        "Where to listen: a port on loopback, *:PORT for all addresses of IPv4 and IPv6, or a "
+        "Twisted endpoint description. Can be repeated. "
         "[HTTPNAS_LISTEN, several separated by spaces, or PORT for another port; default: "
         f"tcp:{_PORT}:interface=127.0.0.1]"
     )

@@ -13,7 +13,6 @@ from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
@@ -21,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from httpnas import __version__
+from httpnas.endpoints import endpoint
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Tell, admit_all, tell_nobody
 from httpnas.files.trace import Trace
@@ -55,14 +55,10 @@ _TRIM = 5.0
 
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """Return the endpoint for *description*; a number alone is a port on loopback."""
-    if description.isdigit():
-        description = f"tcp:{description}:interface=127.0.0.1"
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+        return endpoint(reactor, description)
     except Exception as error:
         raise give_up(f"--listen {description}: {error}") from error
-    return endpoint
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ class Daemon(Service):
         memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
         disk = Disk(reactor, memory=memory)
         self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
-        limits = Limits(stall=options["stall"])
+        limits = Limits(stall=options["stall"], idle=options["idle"])
         doors = make_doors(engine, metrics, options)
         places = Places(memory, Budget(descriptors_left() - EXTRA))
         self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options, places)
@@ -171,9 +167,9 @@ class Daemon(Service):
     def privilegedStartService(self) -> None:
         """Begin to listen, while ports below 1024 can still be opened."""
         self._lines.start()
-        for description, endpoint in self._endpoints:
+        for description, place in self._endpoints:
             failures: list[Failure] = []
-            endpoint.listen(self.site).addCallbacks(self.ports.append, failures.append)
+            place.listen(self.site).addCallbacks(self.ports.append, failures.append)
             if failures:
                 raise give_up(f"cannot listen on {description}: {_reason(failures[0].value)}")
         if not self._options["hosts"]:

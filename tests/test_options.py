@@ -60,3 +60,9 @@ def test_an_origin_may_be_spelled_in_any_way() -> None:
     options = Options()
     options.parseOptions(["--cors-origins=HTTPS://A.Example:443 http://b:80 http://b:443"])
     assert options["cors-origins"] == [b"https://a.example", b"http://b", b"http://b:443"]
+
+
+def test_a_host_may_be_an_ipv6_address_with_or_without_brackets() -> None:
+    options = Options()
+    options.parseOptions(["--hosts=fd00::1 [fd00::2] 10.0.0.1 fd00:1:2:3:4:5:6:7"])
+    assert options["hosts"] == [b"[fd00::1]", b"[fd00::2]", b"10.0.0.1", b"[fd00:1:2:3:4:5:6:7]"]

@@ -35,6 +35,7 @@ OPTIONS = [
     "--durability",
     "--max-upload",
     "--stall",
+    "--idle",
     "--drain",
     "--headroom",
     "--cors-origins",
@@ -48,6 +49,7 @@ VARIABLES = [
     "HTTPNAS_DURABILITY",
     "HTTPNAS_MAX_UPLOAD",
     "HTTPNAS_STALL",
+    "HTTPNAS_IDLE",
     "HTTPNAS_DRAIN",
     "HTTPNAS_HEADROOM",
     "HTTPNAS_CORS_ORIGINS",
@@ -198,6 +200,35 @@ def test_the_log_is_text_at_a_terminal(tmp_path: Path) -> None:
     with twistd(tmp_path / "root", terminal=True) as daemon:
         ask(daemon.port, b"GET /file/none HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: " 404 GET /none " in daemon.log(), "a line of text")
+
+
+@pytest.mark.parametrize("kernel", ["with IPv6", "without IPv6"])
+def test_a_star_means_all_addresses_of_both_families(tmp_path: Path, kernel: str) -> None:
+    env, reached = {}, ["127.0.0.1", "::1"]
+    if kernel == "without IPv6":
+        (tmp_path / "sitecustomize.py").write_text(
+            "import socket\nsocket.has_dualstack_ipv6 = lambda: False\n"
+        )
+        env, reached = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, ["127.0.0.1"]
+    port, log = free_port(), tmp_path / "log"
+    with started(tmp_path, "-n", "--logfile=log", listen=f"*:{port}", port=port, env=env):
+        for address in reached:
+            with socket.create_connection((address, port)) as client:
+                client.sendall(b"GET /file/none HTTP/1.0\r\n\r\n")
+                assert b" 404 " in receive_all(client)
+        if len(reached) == 1:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("::1", port))
+        wait_until(lambda: log.read_text().count("/none") == len(reached), "lines of the log")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["client"] for line in lines if line.get("name") == "/none"] == reached
+
+
+def test_an_idle_connection_is_closed_after_the_idle_time(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", "--idle=0.1") as daemon, connect(daemon.port) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert receive_answer(client)[0] == 200
+        assert client.recv(1) == b""
 
 
 def _begin_upload(port: int) -> socket.socket:
@@ -421,14 +452,19 @@ def test_an_empty_headroom_is_none(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def started(
-    cwd: Path, *twistd_options: str, port: int | None = None, stdout: int | None = None
+    cwd: Path,
+    *twistd_options: str,
+    port: int | None = None,
+    listen: str | None = None,
+    stdout: int | None = None,
+    env: dict[str, str] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Start a daemon, in the background unless told otherwise; yield its port and process."""
     port = port or free_port()
     run = subprocess.Popen(
-        [*TWISTD, *twistd_options, "httpnas", f"--listen={port}"],
+        [*TWISTD, *twistd_options, "httpnas", f"--listen={listen or port}"],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         stdout=stdout,
     )
     pid_file = cwd / "twistd.pid"

@@ -27,7 +27,7 @@ def record(request: Request) -> dict[str, Any]:
     name = request.path if request.name is None else b"/" + request.name
     return {
         "id": request.id,
-        "client": getattr(request.client, "host", None),
+        "client": request.client_address,
         "method": request.method.decode("ascii", "replace"),
         "verb": request.verb,
         "name": name.decode("utf-8", "replace"),

@@ -30,6 +30,12 @@ class Request(StreamingRequest):
         super().__init__(*args, **kwargs)
         self.problem_members: dict[str, object] = {}
 
+    @property
+    def client_address(self) -> str | None:
+        """The address it came from; an IPv4 address also if a socket for IPv6 took it."""
+        host: str | None = getattr(self.client, "host", None)
+        return host and host.removeprefix("::ffff:")
+
     def field_lines(self, name: bytes) -> Sequence[bytes]:
         """Return the values of all field lines called *name*."""
         lines: Sequence[bytes] = self.requestHeaders.getRawHeaders(name, [])

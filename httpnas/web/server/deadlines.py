@@ -27,7 +27,7 @@ class Limits:
     """
 
     def __init__(
-        self, stall: float = 300, headers: float = 30, idle: float = 60, linger: float = 5
+        self, stall: float = 300, headers: float = 30, idle: float = 75, linger: float = 5
     ) -> None:
         self.stall = stall
         self.headers = headers
