@@ -150,3 +150,15 @@ def test_a_file_that_was_replaced_is_shown_as_it_is_now(page: Page) -> None:
         page.browser.get(f"{page.daemon.url}/file/f.txt")
         assert page.find("body").text == content
         page.browser.get("about:blank")
+
+
+def test_no_stored_script_runs_in_the_page(page: Page) -> None:
+    (page.root / "code.js").write_text(CODE)
+    page.open()
+    page.run(
+        "const s = document.createElement('script'); s.src = 'file/code.js';"
+        "const done = new Promise((f) => { s.onload = s.onerror = f; });"
+        "document.body.append(s); return done;"
+    )
+    assert page.find(":root").get_attribute("lang") == "en"
+    assert any("Security Policy" in each for each in page.console())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -114,6 +115,26 @@ async def test_no_page_of_another_site_can_put_a_listing_or_a_page_in_a_frame(
         head = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: text/html\r\n\r\n"
         policy = fields_of(await furnished.talk(head % path))[b"content-security-policy"]
         assert b"frame-ancestors 'none'" in policy.split(b"; "), path
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest_twisted.ensureDeferred
+async def test_a_page_runs_the_scripts_that_it_names_and_no_stored_one(nas: Nas, path: str) -> None:
+    nonces = set()
+    for _ in range(2):
+        _, page, headers = await nas.fetch("GET", path)
+        policy = headers.getRawHeaders("Content-Security-Policy")[0].split("; ")
+        (scripts,) = [part for part in policy if part.startswith("script-src ")]
+        found = re.fullmatch(r"script-src 'nonce-([\w-]{22,})'", scripts)
+        assert found
+        named = re.findall(rb"<script[^>]*>", page)
+        assert named and all(b'nonce="%s"' % found[1].encode() in tag for tag in named)
+        nonces.add(found[1])
+    assert len(nonces) == 2
+    etag = headers.getRawHeaders("ETag")[0]
+    status, _, headers = await nas.fetch("GET", path, headers={"If-None-Match": etag})
+    assert status == 304
+    assert not headers.hasHeader("Content-Security-Policy"), "not the one of the copy"
 
 
 def test_the_operator_may_share_what_is_stored(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import secrets
 import time
 from http import HTTPStatus
 from importlib.util import find_spec
@@ -22,9 +23,10 @@ from httpnas.web.request import Request
 from httpnas.web.routing import Router
 
 _HERE = Path(__file__).parent.parent / "page"
-#: Nothing but the daemon's own files, and no other site's frame around them.
+#: Nothing but the daemon's own files, and no other site's frame around them. Scripts are those that
+#: the page names: stored ones have the same origin, and a proxy may have put a path before all.
 _POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"default-src 'none'; script-src 'nonce-NONCE'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 #: Swagger UI sets style attributes (its issue 3370).
@@ -51,7 +53,10 @@ class Pages:
 def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _POLICY) -> None:
     kind = media_type(name.encode())
     assert kind is not None, name
+    is_html = name.endswith(".html")
     etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
+    if is_html:
+        etag = b"W/" + etag  # each answer has a nonce of its own
     mounted = time.time()
 
     async def page(request: Request) -> None:
@@ -62,14 +67,16 @@ def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _
             return
         request.setHeader(b"ETag", etag)
         request.setHeader(b"Cache-Control", b"no-cache")
-        request.setHeader(b"Content-Security-Policy", policy)
         # Without any, the form's requests would come from the origin "null", and be refused.
         request.setHeader(b"Referrer-Policy", b"same-origin")
         if request.conditions().for_read(etag, mounted) is Verdict.NOT_MODIFIED:
-            request.setResponseCode(304)
+            request.setResponseCode(304)  # the copy has the policy that belongs to it
             request.finish()
-        else:
-            answer(request, content, content_type=kind)
+            return
+        nonce = secrets.token_urlsafe(16).encode()
+        request.setHeader(b"Content-Security-Policy", policy.replace(b"NONCE", nonce))
+        body = content.replace(b"<script ", b'<script nonce="%s" ' % nonce) if is_html else content
+        answer(request, body, content_type=kind)
 
     router.add_page("page", rule, page)
 

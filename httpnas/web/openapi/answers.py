@@ -50,7 +50,7 @@ _HTML: Json = {"text/html": {"schema": TEXT}}
 _BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of any type."}}}
 _OF_A_FILE = ("ETag", "Changed", "Ranges", "NoCache", "Policy")
 _OF_A_PART = (*_OF_A_FILE, "Part", "Digest")
-_OF_A_PAGE = ("ETag", "NoCache", "Policy", "Referrer")
+_OF_A_PAGE = ("PageETag", "NoCache", "Policy", "Referrer")
 
 _PART = "The requested bytes; several ranges are sent as `multipart/byteranges`."
 
@@ -143,7 +143,9 @@ RESPONSES: Json = {
     "Document": _answer(
         "This document.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
     ),
-    "PageNotModified": _answer("The client has it already.", None, *_OF_A_PAGE),
+    "PageNotModified": _answer(
+        "The client has it already.", None, "PageETag", "NoCache", "Referrer"
+    ),
     # Refusals
     "BadRequest": _problem(
         _of(400),

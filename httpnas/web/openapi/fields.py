@@ -192,6 +192,9 @@ HEADERS: dict[str, tuple[str, Json]] = {
         text_like(UUID, pattern=f"^{IDENTITY}$"),
     ),
     "ETag": _header("ETag", "The version of the file.", schema_of("EntityTag")),
+    "PageETag": _header(
+        "ETag", "The version of the page.", text_like(f"W/{TAG}", pattern='^(W/)?"[!-~]+"$')
+    ),
     "FileETag": _header("ETag", "The version, if it is a file.", schema_of("EntityTag"), False),
     "NewETag": _header(
         "ETag", "The new version, if it was an append.", schema_of("EntityTag"), False
