@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from dataclasses import replace as replace_fields
 from functools import partial
 from itertools import islice
@@ -105,18 +105,6 @@ class Files:
             opened.close()
         else:
             self._disk.run(opened.close)
-
-    async def is_folder(self, name: bytes) -> bool:
-        """Tell whether *name* is a folder, and not a file.
-
-        :raises NoSuchFile: when it is neither.
-        """
-
-        def look() -> bool:
-            with closing(self._storage.open(name)) as opened:
-                return isinstance(opened, Folder)
-
-        return await self._disk.run(look)
 
     async def download(
         self, job: Job, name: bytes, source: Source, consumer: IConsumer, sent: Callable[[], int]

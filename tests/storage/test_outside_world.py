@@ -812,7 +812,7 @@ def test_each_of_a_group_has_its_own_outcome(storage: Storage) -> None:
         staged(storage, b"3\n", check=given_up),
         staged(storage, b"4\n", expected=4),
         staged(storage, b"5\n", key=b"key"),
-        staged(storage, b"6\n", key=b"key"),
+        staged(storage, b"5\n", key=b"key"),
         staged(storage, b""),
     ]
     late = staged(storage, b"7\n")

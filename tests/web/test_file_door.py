@@ -464,7 +464,8 @@ async def test_a_file_is_answered_with_all_that_describes_it(
     assert one(headers, "Last-Modified") == formatdate(1e9, usegmt=True)
     assert one(headers, "Accept-Ranges") == "bytes"
     assert one(headers, "X-Content-Type-Options") == "nosniff"
-    assert one(headers, "Content-Security-Policy") == "sandbox; default-src 'none'"
+    policy = one(headers, "Content-Security-Policy") or ""
+    assert policy.startswith("sandbox") and "default-src 'none'" in policy.split("; ")
     etag = one(headers, "ETag") or ""
     assert etag[0] == etag[-1] == '"' and len(etag) > 2
     heads = [await head_of(nas, method, target) for method in (b"GET", b"HEAD")]

@@ -216,7 +216,7 @@ async def test_a_browser_without_scripts_uploads_and_sees_a_page(
     status, headers, page = await nas.in_thread(ask, nas, request_head % len(body) + body)
     assert status == 202
     assert headers["content-type"] == "text/html; charset=utf-8"
-    assert headers["content-security-policy"] == "default-src 'none'"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     shown = "a &quot;b&quot; é.txt, a&#x27;\\&lt;b&gt;&amp;c upload task submitted."
     assert shown in page.decode() and b"<b>" not in page
     assert stored(nas) == {'a "b" é.txt': b"one", "a'\\<b>&c": b""}

@@ -8,6 +8,7 @@ from functools import partial
 from httpnas.fields.names import BadName, decode_name, is_of_folder, split_verb
 from httpnas.files.content import entity_tag
 from httpnas.files.files import Files
+from httpnas.files.points import Verb
 from httpnas.storage.errors import IsFolder, NoSuchFile, StorageError
 from httpnas.storage.listing import Folder
 from httpnas.storage.root import refuse_private
@@ -84,7 +85,7 @@ class FileDoor:
 
     async def _count(self, request: Request, name: bytes, verb: bytes) -> None:
         if verb == b"mv":
-            if await self._files.is_folder(name):
+            if await self._is_folder(request, name):
                 raise IsFolder("a folder has no verbs")
             raise _not_allowed(verb)
         request.verb = "count"
@@ -129,7 +130,7 @@ class FileDoor:
             return _target(await _document(request.body))
 
         if _is_of_folder(request):
-            await self._require_folder(name)
+            await self._require_folder(request, name)
         await self._files.move(RequestJob(request), name, target, request.conditions())
         answer(request)
 
@@ -137,13 +138,17 @@ class FileDoor:
         """Remove a file, or a folder with all in it."""
         name, _ = _name(request, None)
         if _is_of_folder(request):
-            await self._require_folder(name)
+            await self._require_folder(request, name)
         await self._files.remove(RequestJob(request), name, request.conditions())
         answer(request)
 
-    async def _require_folder(self, name: bytes) -> None:
+    async def _is_folder(self, request: Request, name: bytes) -> bool:
+        async with self._files.open(RequestJob(request), name, Verb.LIST) as opened:
+            return isinstance(opened, Folder)
+
+    async def _require_folder(self, request: Request, name: bytes) -> None:
         refuse_private(name)
-        if not await self._files.is_folder(name):
+        if not await self._is_folder(request, name):
             raise Problem(
                 Kind.NOT_A_FOLDER,
                 "The name ends in a slash, so it is a folder's, but this is a file.",
