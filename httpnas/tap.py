@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -52,6 +53,14 @@ _LAST = 5.0
 _RECLAIM = 300.0
 #: Seconds between two looks whether memory can be given back.
 _TRIM = 5.0
+
+
+def _use_monotonic_clock(reactor: Any) -> None:
+    """Let *reactor* measure time by a clock that nobody can set (CLOCK_MONOTONIC).
+
+    Twisted's own is the wall clock: all that waits would be late, or cut off, when that is set.
+    """
+    reactor.seconds = time.monotonic
 
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
@@ -331,5 +340,6 @@ def makeService(options: Options) -> IService:
         )
     from twisted.internet import reactor  # noqa: PLC0415  (importing it installs it)
 
+    _use_monotonic_clock(reactor)
     metrics = Metrics()
     return Daemon(reactor, options, _open_storage(options, metrics), metrics)
