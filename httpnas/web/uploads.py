@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from httpnas.fields.digests import expected_digests
 from httpnas.files.files import Files
 from httpnas.storage.version import Version
@@ -47,16 +49,18 @@ async def append(files: Files, request: Request, name: bytes) -> Version:
     """Append the body of *request* to the file *name*, once for each key."""
     digests = expected_digests(request.field_lines)
     expected = _offset(request.getHeader(b"Upload-Offset"))
-    key = _key(request.getHeader(b"Idempotency-Key"))
+    key = _key(request.field_lines(b"Idempotency-Key"))
     return await files.append(
         RequestJob(request), name, request.body, request.conditions(), digests, expected, key
     )
 
 
-def _key(field: bytes | None) -> bytes | None:
-    if field is not None and not 0 < len(field) <= 255:
+def _key(lines: Sequence[bytes]) -> bytes | None:
+    if len(lines) > 1:
+        raise Problem(Kind.BAD_FIELD, "A request may have one Idempotency-Key.")
+    if lines and not 0 < len(lines[0]) <= 255:
         raise Problem(Kind.BAD_FIELD, "Idempotency-Key must have 1 to 255 bytes.")
-    return field
+    return lines[0] if lines else None
 
 
 def _offset(field: bytes | None) -> int | None:

@@ -307,3 +307,14 @@ async def test_a_body_of_another_length_is_refused_before_it_comes(nas: Nas) -> 
     head = b"PUT /file/f HTTP/1.1\r\n" + HOST + b"Idempotency-Key: key\r\nExpect: 100-continue\r\n"
     answer = await nas.talk(head + b"Content-Length: 4\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 422 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_keys_are_refused_and_nothing_is_appended(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(b"old")
+    head = b"PUT /file/f HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nIdempotency-Key: a\r\n"
+    for second in (b"a", b"b"):
+        answer = await nas.talk(head + b"Idempotency-Key: %b\r\n\r\nnew" % second, close=True)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"/docs/problems#bad-field" in answer
+    assert (nas.root / "f").read_bytes() == b"old"

@@ -18,6 +18,8 @@ HEADER_LINES = 100
 _ASCII = bytes(range(128)).decode()
 _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+#: A request line whose target has a user: in absolute-form, of any scheme, or in authority-form.
+_USER = re.compile(rb"[^ ]* (?!/)(?:[A-Za-z][A-Za-z0-9+.-]*:/*)?[^/?# ]*@")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~%!$&'()*+,;=-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?\Z")
 
 #: What needs no escape in a URI reference, a field and a line of the log.
@@ -50,13 +52,16 @@ class Head:
 
         Some clients send names as they were typed. What is not ASCII is percent-encoded here, once.
 
-        :raises HeadRefused: with 414 when it is too long, with 400 when its method is not ASCII.
+        :raises HeadRefused: with 414 when it is too long; with 400 when its method is not ASCII, or
+            its target has a user, which may come with a password (RFC 9110 section 4.2.4).
         """
         self._lines = self._block = 0
         if len(line) > REQUEST_LINE:
             raise line_too_long(in_headers=False)
         if not line.partition(b" ")[0].isascii():
             raise HeadRefused(400, "A method is a token (RFC 9110 section 5.6.2).")
+        if _USER.match(line):
+            raise HeadRefused(400, "The target of a request has no user.")
         return line if line.isascii() else quote_from_bytes(line, safe=_ASCII).encode()
 
     def header_line(self, line: bytes) -> None:
@@ -144,10 +149,12 @@ def identity_of(get: Callable[[bytes, Sequence[bytes]], Sequence[bytes]]) -> str
 def is_persistent(connection: Sequence[bytes], version: bytes) -> bool:
     """Tell whether a connection persists after a request (section 9.3).
 
+    With HTTP/1.0 it does if the client asks for that (appendix C.2.2).
+
     :param connection: the values of all Connection lines.
     """
     options = {option.strip().lower() for option in b",".join(connection).split(b",")}
-    return version == b"HTTP/1.1" and b"close" not in options
+    return b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
 
 
 def _is_length(field: bytes) -> bool:

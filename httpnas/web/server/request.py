@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web import server
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import INonQueuedRequestFactory
 from zope.interface import directlyProvides, provider
 
@@ -294,11 +295,23 @@ class StreamingRequest(server.Request):
         """Send *data*, and before it the head of the answer if it is the first."""
         if not self.startedWriting and self.channel is not None:
             self.first_byte = self.site.reactor.seconds()
-            if self._closes_early() or self.channel.is_last:
+            self.setHeader(b"Server", b"httpnas")  # Twisted's tells versions
+            if self._closes_early() or self._ends_by_closing() or self.channel.is_last:
                 self.channel.persistent = False
             if not self.channel.persistent:
                 self.setHeader(b"Connection", b"close")
+            elif self.clientproto == b"HTTP/1.0":
+                self.setHeader(b"Connection", b"keep-alive")
         super().write(data)
+
+    def _ends_by_closing(self) -> bool:
+        """Tell whether nothing else says where the answer ends: HTTP/1.0 has no chunked bodies."""
+        return (
+            self.clientproto == b"HTTP/1.0"
+            and self.method != b"HEAD"
+            and self.code not in NO_BODY_CODES
+            and not self.responseHeaders.hasHeader(b"Content-Length")
+        )
 
     def _closes_early(self) -> bool:
         """Tell whether this answer comes so early that the connection cannot outlive it."""

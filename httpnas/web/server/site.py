@@ -63,6 +63,10 @@ class StreamingSite(server.Site, channel.Site):
         self._watch = LoopingCall(self._check)
         self._watch.clock = reactor
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return what may be chosen by ALPN (RFC 7301); Twisted adds h2 where that is installed."""
+        return [b"http/1.1"]
+
     def startFactory(self) -> None:
         """Begin to watch over connections."""
         if not self._watch.running:
