@@ -36,7 +36,7 @@ from tests.harness import Twistd, twistd  # noqa: E402
 
 SHORT = bool(os.environ.get("HTTPNAS_ATTACK_SHORT"))
 #: Seconds of each load, and seconds between its end and the last look at the memory.
-SECONDS, AFTER = (4, 7) if SHORT else (20, 12)
+SECONDS, AFTER = (4, 7) if SHORT else (15, 8)
 ENTRIES = 5_000 if SHORT else 50_000
 HUGE = (256 << 20) if SHORT else (4 << 30)
 CLIENTS = 1_000
