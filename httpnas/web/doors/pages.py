@@ -104,7 +104,7 @@ def _marked_up(text: str) -> str:
 
 
 def _swagger_ui() -> Path:
-    """Return where the package ``swagger_ui`` keeps its files, without running any of it."""
-    spec = find_spec("swagger_ui")
+    """Return where ``flask_swagger_ui`` keeps its files, without running any of it."""
+    spec = find_spec("flask_swagger_ui")
     assert spec is not None and spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "static"
+    return Path(spec.submodule_search_locations[0]) / "dist"
