@@ -10,7 +10,6 @@ import errno
 import mmap
 import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.lock_files import SpareLockFiles
+from tests.outside import ADDED, CHANGES, HEADS, OLD, TAR, changed, sh
 from tests.storage.steps import (
     PATIENCE,
     Died,
@@ -51,9 +51,6 @@ from tests.storage.steps import (
     upload,
 )
 
-OLD = b"old-1\nold-2\n"
-ADDED = b"".join(b"added-%04d\n" % number for number in range(900))
-GOOD = b"good-A\ngood-B\ngood-C\ngood-D\n"
 #: How much of the append is there when the daemon dies.
 WRITTEN = {"record": 0, "a page": PAGE - len(OLD), "two": 2 * PAGE - len(OLD), "all": len(ADDED)}
 
@@ -64,62 +61,11 @@ def version_of(storage: Storage, name: bytes = b"f") -> Version:
     return file.version
 
 
-def sh(command: str) -> Callable[[Path], None]:
-    def run(root: Path) -> None:
-        subprocess.run(["bash", "-ec", command], check=True, cwd=root)
-
-    return run
-
-
-def truncate(root: Path) -> None:
-    os.truncate(root / "f", 3)
-
-
-def rewrite(content: bytes) -> Callable[[Path], None]:
-    def write(root: Path) -> None:
-        with (root / "f").open("wb") as file:
-            file.write(content)
-
-    return write
-
-
-#: What others do to ``f``; ``good`` is beside it. None of it leaves only what the daemon wrote.
-CHANGES: dict[str, Callable[[Path], None]] = {
-    "echo >>": sh("echo external-1 >> f; echo external-2 >> f"),
-    "one byte >>": sh("printf x >> f"),
-    "zeros >>": sh("head -c 100 /dev/zero >> f"),
-    "cp": sh("cp good f"),
-    "open w": rewrite(b"completely new content, some lines\n" * 5),
-    "open w, as long as before": rewrite(OLD.swapcase()),
-    "open w, longer by as much": rewrite((OLD + ADDED).swapcase()),
-    "open w, longer by a page": rewrite((OLD + ADDED).swapcase()[:PAGE]),
-    "cp -a, >>, mv": sh("cp -a f g; echo from-the-copy >> g; mv g f"),
-    "cp -a, mv": sh("cp -a f g; mv g f"),
-    "cp and mv": sh("cp f g; mv g f"),
-    "sed -i": sh("sed -i s/old/new/ f"),
-    "rsync --inplace": sh("rsync --inplace good f"),
-    "truncate": truncate,
-    "truncate and >>": sh("truncate -s 3 f; echo external >> f"),
-}
-#: What keeps the tail in its place and changes what lies before it.
-HEADS: dict[str, Callable[[Path], None]] = {
-    "nothing": lambda root: None,
-    "touch": sh("touch -d 1980-01-01 f"),
-    "dd": sh("printf OLD | dd of=f conv=notrunc status=none"),
-}
-
-
-#: A file that is restored may get the inode that it had, and then it is the one that crashed.
-TAR = sh("tar --xattrs -cf t f; rm f; tar --xattrs --xattrs-include='*' -xf t; rm t")
-
-
-def changed(root: Path, change: Callable[[Path], None], name: str) -> bytes:
-    """Let others change ``f``; return its content then."""
+def done_by_others(root: Path, name: str) -> bytes:
+    """Let others do what has this *name* to ``f``; return its content then."""
     if name.startswith("rsync") and shutil.which("rsync") is None:
         pytest.skip("rsync is not installed")
-    (root / "good").write_bytes(GOOD)
-    change(root)
-    return (root / "f").read_bytes()
+    return changed(root / "f", CHANGES[name])
 
 
 @both_kinds
@@ -130,7 +76,7 @@ def test_what_others_have_made_of_a_file_after_a_crash_is_all_there(
 ) -> None:
     before = upload(storage, b"f", OLD)
     crash(storage, b"f", ADDED, written, b"key")
-    content = changed(root, CHANGES[name], name)
+    content = done_by_others(root, name)
     seen = tag(storage, b"f")
     assert read(storage, b"f") == content
     assert seen != before.tag or content == OLD
@@ -148,7 +94,7 @@ def test_where_the_tail_is_ours_it_is_completed_or_cut(
 ) -> None:
     before = upload(storage, b"f", OLD)
     crash(storage, b"f", ADDED, written)
-    head = changed(root, HEADS[name], name)[: len(OLD)]
+    head = changed(root / "f", HEADS[name])[: len(OLD)]
     seen = tag(storage, b"f")
     added = ADDED if written == len(ADDED) else b""
     assert read(storage, b"f") == head + added
@@ -167,7 +113,7 @@ def test_a_file_that_is_restored_as_it_was_is_whole_or_what_it_was(
 ) -> None:
     before = upload(storage, b"f", OLD)
     crash(storage, b"f", ADDED, written)
-    content = changed(root, TAR, "tar")
+    content = changed(root / "f", TAR)
     assert read(storage, b"f") in (content, OLD)
     assert tag(storage, b"f") != before.tag
     append(storage, b"f", b"next\n")
