@@ -275,7 +275,7 @@ class Group:
             digests={},
             pending=None,
         )
-        ledger.settle(settled)
+        ledger.settle(settled, record.pending.keys)
 
 
 def taken(fd: int, wanted: bytes, present: Version, record: Record | None) -> Key | None:

@@ -25,7 +25,7 @@ from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
 from httpnas.storage.format import RUNS
-from httpnas.storage.record import PAGE
+from httpnas.storage.record import PAGE, Record
 from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
@@ -808,6 +808,28 @@ def test_of_a_group_that_does_not_fit_what_fits_is_made(
         assert made == [True, False, False, True]
         assert read(storage, b"f") == (root / "f").read_bytes() == b"old\n1\n2\n"
     assert isinstance(storage.begin_append(b"f", anything, key=b"big"), Append)
+
+
+@both_kinds
+def test_where_there_is_no_room_to_settle_the_keys_of_a_group_are_kept(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"old\n")
+    real, full = storage.records.write, [True]
+
+    def write(fd: int, record: Record) -> None:
+        if record.pending is None and full:
+            full.pop()
+            raise OSError(errno.ENOSPC, "full")
+        real(fd, record)
+
+    monkeypatch.setattr(storage.records, "write", write)
+    bodies = [b"1\n", b"2\n", b"3\n"]
+    made = storage.commit(b"f", [staged(storage, body, key=body) for body in bodies])
+    assert all(isinstance(result, Version) for result in made)
+    for body in bodies:
+        append(storage, b"f", body, key=body)
+    assert read(storage, b"f") == b"old\n1\n2\n3\n"
 
 
 @both_kinds
