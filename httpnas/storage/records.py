@@ -167,8 +167,11 @@ class FileRecords:
         return statx.birth(fd)
 
     def forget(self, inode: int) -> None:
-        """Remove the record of a file that is being removed: its inode will be used again."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove the record of a file that is being removed: its inode will be used again.
+
+        If it stays, :meth:`read` tells that it belongs to another file: what is done is no failure.
+        """
+        with contextlib.suppress(OSError):
             os.unlink(_file(inode), dir_fd=self._folder)
 
 

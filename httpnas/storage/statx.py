@@ -1,8 +1,10 @@
-"""What statx(2) tells of an open file that fstat(2) does not."""
+"""What statx(2) tells of an open file that fstat(2) does not. Functions raise :exc:`OSError`."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import platform
 import struct
 
@@ -34,5 +36,8 @@ def _asked(fd: int, wanted: int, form: struct.Struct, at: int) -> tuple[int, ...
         return None
     buffer = ctypes.create_string_buffer(256)
     if _libc.syscall(_NUMBER, fd, b"", _AT_EMPTY_PATH, wanted, buffer) != 0:
-        return None
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EPERM):  # an old kernel, or a container that forbids it
+            return None
+        raise OSError(code, os.strerror(code))
     return form.unpack_from(buffer, at) if _MASK.unpack_from(buffer)[0] & wanted else None

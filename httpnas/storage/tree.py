@@ -153,9 +153,9 @@ def _keeping_its_record(
             return
         ledger = recover(namespace, fd)
         replaced = recovered_at(namespace, destination, new_name)
+        base = ledger.base
         yield
         keys = () if replaced is None else replaced.inherited_keys
-        base = ledger.base
         if ledger.record is not None or keys:
             with suppress(OSError):  # a rename that is done is no failure
                 ledger.settle(replace(base, keys=(*keys, *base.keys)[-KEYS:]))
