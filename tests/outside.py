@@ -49,6 +49,11 @@ def truncate(file: Path) -> None:
     os.truncate(file, 3)
 
 
+def write_over(file: Path) -> None:
+    """Put other content in place, which is as long."""
+    file.write_bytes(file.read_bytes().translate(bytes(byte ^ 1 for byte in range(256))))
+
+
 def give_away(file: Path) -> None:
     """Let the file belong to another user, and its group write to it; root may do the first."""
     file.chmod(0o664)
@@ -88,6 +93,7 @@ CHANGES: dict[str, Act] = {
     "open w, longer by as much": rewrite((OLD + ADDED).swapcase()),
     "open w, longer by a page": rewrite((OLD + ADDED).swapcase()[:PAGE]),
     **REPLACES,
+    "write over": write_over,
     "rsync --inplace": _act("rsync --inplace good $f"),
     "truncate": truncate,
     "truncate and >>": _act("truncate -s 3 $f; echo external >> $f"),
