@@ -557,7 +557,7 @@ async def test_a_body_larger_than_allowed_is_refused(tmp_path: Path) -> None:
         (b"Get", b"/file/f", 501),
         (b"GET", b"http://localhost/file/f", 200),
         (b"GET", b"HTTP://other.example:80/file/f", 200),
-        (b"GET", b"https://user:secret@other.example/file/f", 200),
+        (b"GET", b"https://user:secret@other.example/file/f", 400),
         (b"GET", b"http://localhost", 200),
         (b"GET", b"http:///file/f", 404),
         (b"GET", b"ftp://localhost/file/f", 404),
