@@ -146,7 +146,7 @@ class Client(threading.Thread):
         if self._rng.random() < 0.1:
             self._wire.close()
             self._choose_daemon()
-        short = self._rng.choice(["a", "a", "log", "log", "p", "q", *IN_FOLDERS])
+        short = self._rng.choice([*["a", "a", "log", "log", "p", "q"] * 2, *IN_FOLDERS])
         kinds = {
             "a": (["read", "write", "create", "swap", "append", "remove"], [5, 2, 3, 5, 4, 2]),
             "log": (["read", "append", "create", "at", "keyed"], [4, 8, 3, 2, 4]),
@@ -302,7 +302,9 @@ class Outsider(threading.Thread):
                 done = self._work(self._windows[-1]) if self._windows[-1].is_shared else []
                 self._gate.wait()
                 end = time.monotonic()
-                self._windows[-1].calls += [replace(call, end=end) for call in done]
+                self._windows[-1].calls += [
+                    replace(call, end=end) if call.kind == "append" else call for call in done
+                ]
                 self._gate.wait()
         except threading.BrokenBarrierError:
             pass
@@ -322,8 +324,8 @@ class Outsider(threading.Thread):
                 told = kind(self._root / window.name(short))
                 self.counts[kind.__name__[1:]] += 1
                 if told:
-                    made = Call(name=window.name(short), start=start, status=200, client=-1, **told)
-                    done.append(made)
+                    call = Call(name=window.name(short), start=start, status=200, **told)
+                    done.append(replace(call, end=time.monotonic(), client=-1))
         return done
 
     def _value(self) -> tuple[bytes, dict[str, Any]]:
