@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-import stat
 import struct
 import subprocess
 import threading
@@ -404,13 +403,15 @@ async def test_the_answer_comes_when_all_is_published_and_on_stable_storage(
     nas = Nas(tmp_path / "root", durable=True)
     order: list[str] = []
     reached, go_on = threading.Event(), threading.Event()
-    sync, publish = Storage.sync, Upload.publish
+    sync, sync_folder, publish = Storage.sync, Storage.sync_folder, Upload.publish
 
     def noted_sync(storage: Storage, fd: int) -> None:
         sync(storage, fd)
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            order.append("content")
-        elif (tmp_path / "root" / "b").exists():
+        order.append("content")
+
+    def noted_sync_folder(storage: Storage, fd: int) -> None:
+        sync_folder(storage, fd)
+        if (tmp_path / "root" / "b").exists():
             reached.set()
             assert go_on.wait(PATIENCE)
             order.append("entry of b")
@@ -421,6 +422,7 @@ async def test_the_answer_comes_when_all_is_published_and_on_stable_storage(
         return version
 
     monkeypatch.setattr(Storage, "sync", noted_sync)
+    monkeypatch.setattr(Storage, "sync_folder", noted_sync_folder)
     monkeypatch.setattr(Upload, "publish", noted_publish)
 
     def talk() -> None:
