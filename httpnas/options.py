@@ -104,6 +104,12 @@ def _durability(value: str) -> str:
     return value
 
 
+def _shared_by(value: str) -> str:
+    if value not in ("user", "group"):
+        raise ValueError(f"{value!r} is neither user nor group")
+    return value
+
+
 @dataclass(frozen=True)
 class _Option:
     """An option that takes a value: where the value comes from, and how its text is read."""
@@ -152,6 +158,15 @@ _OPTIONS = (
         "full",
         _durability,
         "full: whatever was answered with 200 survives a power cut. none: it may be lost.",
+    ),
+    _Option(
+        "shared-by",
+        None,
+        "HTTPNAS_SHARED_BY",
+        "user",
+        _shared_by,
+        "Whose daemons may use the storage: user: those of this user. group: those of the folder's "
+        "group.",
     ),
     _Option(
         "max-upload",

@@ -314,7 +314,12 @@ def _open_storage(options: Options, metrics: Metrics) -> Storage:
         if not os.path.isdir(path):
             os.makedirs(path)
             Daemon._log.info("made the folder {path}", path=os.path.abspath(path))
-        storage = Storage(path, options["durability"] == "full", metrics.step)
+        storage = Storage(
+            path,
+            options["durability"] == "full",
+            metrics.step,
+            shared=options["shared-by"] == "group",
+        )
     except FileExistsError:
         raise give_up(f"--storage {path}: it is not a folder") from None
     except (OSError, StorageError) as error:

@@ -20,6 +20,7 @@ def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--nonsense"], {}, "nonsense"),
         (["leftover"], {}, "leftover"),
         (["--durability", "some"], {}, "--durability: 'some'"),
+        (["--shared-by", "all"], {}, "--shared-by: 'all'"),
         (["--max-upload", "much"], {}, "--max-upload: 'much'"),
         (["--max-upload", "-1"], {}, "--max-upload: '-1'"),
         (["--memory=64M"], {}, "--memory: it must be at least 128M"),

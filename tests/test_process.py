@@ -34,6 +34,7 @@ OPTIONS = [
     "--listen",
     "--storage",
     "--durability",
+    "--shared-by",
     "--max-upload",
     "--stall",
     "--idle",
@@ -48,6 +49,7 @@ VARIABLES = [
     "PORT",
     "STORAGE_PATH",
     "HTTPNAS_DURABILITY",
+    "HTTPNAS_SHARED_BY",
     "HTTPNAS_MAX_UPLOAD",
     "HTTPNAS_STALL",
     "HTTPNAS_IDLE",
@@ -405,8 +407,10 @@ def test_a_disk_that_hangs_does_not_keep_a_daemon_from_stopping(
     tmp_path: Path, signals: int
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, time, httpnas.tap\n"
-        "os.fsync = lambda fd: time.sleep(60)\n"
+        "import os, stat, time, httpnas.tap\n"
+        "def fsync(fd):\n"
+        "    time.sleep(60 if stat.S_ISREG(os.fstat(fd).st_mode) else 0)\n"
+        "os.fsync = fsync\n"
         "httpnas.tap._LAST = 0.5\n"
     )
     (tmp_path / "root").mkdir()

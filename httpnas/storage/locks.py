@@ -85,7 +85,7 @@ class NameLocks:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         with translated():
             try:
-                return os.open(bucket, flags, 0o666, dir_fd=self._folder)
+                return os.open(bucket, flags, 0o660, dir_fd=self._folder)
             except FileNotFoundError as error:
                 raise StorageGone("the daemon's own folder is gone") from error
 

@@ -41,23 +41,26 @@ class Namespace:
     :param durable: whether a change is on stable storage before it is reported.
     :param observe: is called when a step ends that others or the disk may hold up.
     :param same_as: the namespace that this must be, opened anew.
+    :param shared: whether daemons of other users in the root's group use it too.
     :raises StorageError: when the root is not a folder that can be written to.
     :raises StorageGone: when *path* does not lead to *same_as*.
     """
 
     def __init__(
-        self, path: str, durable: bool, observe: Observe, same_as: Namespace | None
+        self, path: str, durable: bool, observe: Observe, same_as: Namespace | None, shared: bool
     ) -> None:
         self.durable = durable
+        self._shared = shared
         self._observe = observe
         self._path = os.path.abspath(path)
         self.root = Root(path)
         if same_as is not None:
             same_as.volume.verify_same(self.root)
-        self.workspace = Workspace(self.root.fd)
+        self.workspace = Workspace(self.root.fd, shared)
         self.workspace.stat = self.root.stat
         self.volume: Volume = Volume(self._path, self.root, self.workspace)
         self.locks = NameLocks(self.workspace.locks)
+        self.workspace.give_locks()
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
         with translated():

@@ -57,6 +57,7 @@ class Storage(Namespace):
     :param durable: whether a change is on stable storage before it is reported.
     :param observe: is called when a step ends that others or the disk may hold up.
     :param after: the storage that this must be, opened anew.
+    :param shared: whether daemons of other users in the root's group use it too.
     :raises StorageError: when the root is not a folder that can be written to, or is another
         storage.
     """
@@ -67,8 +68,9 @@ class Storage(Namespace):
         durable: bool = True,
         observe: Observe = lambda step, seconds: None,
         after: Storage | None = None,
+        shared: bool = False,
     ) -> None:
-        super().__init__(path, durable, observe, after)
+        super().__init__(path, durable, observe, after, shared)
         self.workspace.repair = partial(repair, weakref.proxy(self))
         self.opens_at_once = self.has_xattrs and self.volume.is_local
 
@@ -80,7 +82,7 @@ class Storage(Namespace):
 
         :raises StorageError: when the path does not lead to the same storage.
         """
-        return Storage(self._path, self.durable, self._observe, after=self)
+        return Storage(self._path, self.durable, self._observe, self, self._shared)
 
     # Reading
 

@@ -156,6 +156,7 @@ class Volume:
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root.fd, effective_ids=True):
                 raise NotPermitted("no permission")
         self._workspace.verify_lease()
+        self._workspace.verify_access()
         with contextlib.suppress(StorageFull):
             self._write_something()
 

@@ -14,16 +14,22 @@ import itertools
 import os
 import random
 import shutil
-import stat
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 
-from httpnas.storage import acl, format, notes, projects
+from httpnas.storage import format, notes, projects
+from httpnas.storage.access import Access, may_write
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import OtherFormat, StorageError, StorageGone, translated
+from httpnas.storage.errors import (
+    NotPermitted,
+    OtherFormat,
+    StorageError,
+    StorageGone,
+    translated,
+)
 from httpnas.storage.format import LOCKS, RECORDS, RUNS, Place
 from httpnas.storage.migration import Former
 from httpnas.storage.notes import Note, Notes
@@ -44,11 +50,12 @@ class Workspace:
     Its descriptors are open until it is closed or not used any more.
 
     :param root: descriptor of the storage root.
+    :param shared: whether daemons of other users in the root's group use the storage too.
     :raises OtherFormat: when the storage is in a format that this version does not work with.
     :raises StorageError: when the root cannot be written to.
     """
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, shared: bool = False) -> None:
         held: list[int] = []
         # In a thread, because a volume that is given up may hang.
         self._closing = weakref.finalize(self, _in_a_thread, _close, held)
@@ -64,15 +71,18 @@ class Workspace:
         # Not numbers alone: a folder that was taken over may hold the same names already.
         self._stem = uuid.uuid4().hex[:8]
         self._serial = itertools.count()
-        with translated():
+        with translated(), _who_has_it(root):
+            self._access = Access(os.fstat(root).st_gid if shared else None)
             self._private = self._made(root, PRIVATE)
             self._chosen = format.read(self._private)
             former = Former(self._private) if self._chosen is None else None
             if former is not None:
                 former.refuse_living()
                 former.free_locks()
+            self._access.give(self._private)
             #: Descriptor of the folder for lock files.
             self.locks = self._made(self._private, LOCKS)
+            self._access.give(self.locks)
             #: Tells this storage from others.
             self.locks_inode = os.fstat(self.locks).st_ino
             try:
@@ -92,7 +102,9 @@ class Workspace:
                 raise
 
     def _made(self, folder: int, name: bytes) -> int:
-        fd = _make(folder, name)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, self._access.folders, dir_fd=folder)
+        fd = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
         self._held.append(fd)
         return fd
 
@@ -101,6 +113,7 @@ class Workspace:
             former.shut_out(self._inherit)
         #: Descriptor of the folder for records that are beside their files.
         self.records = self._made(self._private, RECORDS)
+        self._access.give(self.records)
         has_them = self._chosen != "beside" and has_xattrs(self._lease)
         self._place = self._chosen or self._likely_place(has_them)
         if self._place == "xattr" and not has_them:
@@ -110,6 +123,22 @@ class Workspace:
                 ".httpnas (docs/operations.md tells what that loses)"
             )
         self.choose()
+
+    def give_locks(self) -> None:
+        """Give all lock files, also those of earlier versions, the rights that they should have."""
+        with translated():
+            self._access.give_files(self.locks, os.listdir(self.locks))
+
+    def verify_access(self) -> None:
+        """Verify that this daemon may do what each change needs.
+
+        :raises NotPermitted: when lock files or records of another user forbid it.
+        """
+        with translated():
+            if not may_write(self.locks, *os.listdir(self.locks)):
+                raise NotPermitted(f".httpnas/{os.fsdecode(LOCKS)} has lock files of another user")
+            if not self.has_xattrs and not may_write(self.records, "."):
+                raise NotPermitted(f".httpnas/{os.fsdecode(RECORDS)} belongs to another user")
 
     def _likely_place(self, has_them: bool) -> Place:
         """Return where records are to be: they stay beside the files if there are some already."""
@@ -128,6 +157,7 @@ class Workspace:
         """
         if self._chosen is None:
             self._chosen = format.choose(self._private, self.fd, self._fresh_name(), self._place)
+        self._access.give_files(self._private, [format.FILE])
         if self._chosen not in (None, self._place):
             raise OtherFormat(
                 "daemons on it differ in whether it has user xattrs: restart this one"
@@ -140,6 +170,7 @@ class Workspace:
 
     def _settle(self) -> None:
         self._runs = self._made(self._private, RUNS)
+        self._access.give(self._runs)
         while not self._has_settled():
             pass
 
@@ -165,14 +196,15 @@ class Workspace:
             try:
                 fd = os.open(run, FOLDER | os.O_NOFOLLOW, dir_fd=self._runs)
                 opened.callback(os.close, fd)
-                lease = os.open(_LEASE, os.O_RDWR | os.O_CLOEXEC | create, dir_fd=fd)
+                lease = os.open(_LEASE, os.O_RDWR | os.O_CLOEXEC | create, 0o600, dir_fd=fd)
                 opened.callback(os.close, lease)
                 fcntl.flock(lease, fcntl.LOCK_EX | (0 if create else fcntl.LOCK_NB))
                 if not os.path.samestat(os.stat(_LEASE, dir_fd=fd), os.fstat(lease)):
                     return False
             except (FileNotFoundError, BlockingIOError):
                 return False
-            _shut(fd)
+            self._access.give(fd)
+            self._access.give(lease)
             opened.pop_all()
         self._name, self.fd, self._lease = run, fd, lease
         self._held += [fd, lease]
@@ -405,24 +437,22 @@ def _entries(folder: int) -> list[str]:
         return os.listdir(folder)
 
 
-def _make(folder: int, name: bytes) -> int:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, dir_fd=folder)
-    return os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-
-
-def _shut(folder: int) -> None:
-    """Let nobody look into *folder* who may not remove what is in it, and nothing inherit its list.
-
-    What is written here may be meant for fewer people than may look into the root.
-    """
-    with contextlib.suppress(OSError):
-        os.removexattr(folder, acl.DEFAULT)
-    mode = stat.S_IMODE(os.fstat(folder).st_mode)
-    shut = mode & ~(0 if mode & 0o020 else 0o070) & ~(0 if mode & 0o002 else 0o007)
-    if shut != mode:
-        with contextlib.suppress(PermissionError):  # it was taken over from another user's daemon
-            os.fchmod(folder, shut)
+@contextlib.contextmanager
+def _who_has_it(root: int) -> Iterator[None]:
+    """Say what to do when the block is refused because another user has the daemon's own folder."""
+    try:
+        yield
+    except PermissionError as error:
+        try:
+            owner = os.stat(PRIVATE, dir_fd=root).st_uid
+        except OSError:
+            raise error from None
+        if owner == os.geteuid():
+            raise
+        raise NotPermitted(
+            f"its folder .httpnas belongs to the user {owner}, and this daemon runs as "
+            f"{os.geteuid()}: run it as that user, or run all daemons on it with --shared-by group"
+        ) from error
 
 
 def _remove(folder: int, entry: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import os
 import pickle
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 #: _LINUX_CAPABILITY_VERSION_3 of capset(2).
 _CAPABILITIES_3 = 0x20080522
+
+codecs.lookup("ascii")  # other users may not be able to read where Python has it
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become other users")
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import stat
 import struct
 import subprocess
 import threading

@@ -26,6 +26,7 @@ from httpnas.storage.volume import Space
 from httpnas.transfer import disk as disk_module
 from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, connect, logged, receive_all, wait_until
+from tests.private import own
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana-dashboard.json"
 
@@ -227,6 +228,22 @@ async def test_a_full_storage_is_ready_as_it_can_still_be_emptied(
     monkeypatch.setattr(nas.storage.workspace, "create", fail)
     assert (await ask(nas, "/ready"))[0] == 200
     assert (await nas.fetch("GET", "/file"))[0] == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_daemon_that_may_not_take_locks_is_not_ready_and_says_why(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the lock files belong to another user, and every change is 403."""
+    await nas.fetch("POST", "/file/f", data=b"x")
+    real = os.access
+    locks = {lock.name for lock in own(nas.root, "locks").iterdir()}
+    monkeypatch.setattr(
+        os, "access", lambda name, *a, **k: name not in locks and real(name, *a, **k)
+    )
+    status, answer = await ask(nas, "/ready")
+    assert status == 503
+    assert "lock files of another user" in answer["reasons"][0]
 
 
 @pytest_twisted.ensureDeferred
