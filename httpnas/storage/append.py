@@ -41,7 +41,7 @@ class Append(Staging):
 
     def commit(self, claim: Claim | None = None) -> Version:
         """Commit this append alone; see :func:`commit`."""
-        (outcome,) = commit(self._namespace, self._name, [self], claim)
+        (outcome,) = commit(self._namespace, self.name, [self], claim)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -99,7 +99,7 @@ def commit(
             namespace.timed("append_commit"),
             namespace.workspace.notes.noted(name),
         ):
-            group = Group(namespace, recover(namespace, fd), appends)
+            group = Group(namespace, recover(namespace, fd, claim), appends)
             group.commit()
             return group.outcomes
 
@@ -144,10 +144,10 @@ def _land(namespace: Namespace, name: bytes, append: Append, claim: Claim) -> Gr
     with ExitStack() as failing:
         with namespace.held_file(name, READ, claim) as found:
             alone = namespace.volume.is_local and not may_be_mapped(found)
-            with namespace.held_file(name, WRITE, claim) as fd:
+            with namespace.held_file(name, WRITE, claim, long=True) as fd:
                 kept = claim.keep_file(fd)
                 failing.callback(os.close, kept)
-                group = Group(namespace, recover(namespace, kept), [append], alone)
+                group = Group(namespace, recover(namespace, kept, claim), [append], alone)
                 append.note_target(kept)
                 is_announced = group.announce()
         with namespace.timed("append_commit"):

@@ -15,8 +15,10 @@ of it: a write(2) which is killed ends where a page does, and a power cut may le
 of blocks. What is larger is staged in a file of its own first, and compared with that.
 
 Readers take no lock. While an announcement pends they see the version before it, as long as it is
-being written (the file is locked then). When its writer has died they judge it in the same way: it
-may be acknowledged, if all of it is there, and is brought to stable storage before they show it.
+being written: the file is locked (on a network, where that costs two round trips, only if it has to
+be), and the daemon lives that has announced it. When its writer has died they judge it in the same
+way: it may be acknowledged, if all of it is there, and is brought to stable storage before they
+show it.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ def _while_pending(
     at_once: bool,
 ) -> Version | None:
     """Return the version that counts while *pending* does not, or None when it has ended since."""
-    if record.size <= status.st_size and is_locked(fd):
+    if record.size <= status.st_size and _is_at_work(fd, record, pending, status, records):
         return record.version
     if records.read(fd) != record:
         return None
@@ -150,6 +152,20 @@ def _while_pending(
         records.sync(fd)
         return Version(status.st_size, status.st_mtime_ns, record.inode, pending.stamp)
     return of_stat(status) if verdict is Verdict.VOID else without(record, status)
+
+
+def _is_at_work(
+    fd: int, record: Record, pending: Pending, status: os.stat_result, records: Records
+) -> bool:
+    """Tell whether *pending* is being made true, by a daemon that lives.
+
+    The file is locked then, as it is while the daemon of a dead one mends it. On a network, it
+    mostly is not. There at most what has been announced is there.
+    """
+    if records.change_times:
+        return is_locked(fd) and records.is_at_work(pending.staged)
+    there = status.st_size - record.size
+    return there <= pending.added and records.is_at_work(pending.staged)
 
 
 def without(record: Record, status: os.stat_result) -> Version:

@@ -6,6 +6,7 @@ import errno
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 
@@ -50,6 +51,7 @@ class Group:
         self._repeats: dict[Staging, Staging] = {}
         self._made: dict[Staging, Version] = {}
         self._refused: dict[Staging, Exception] = {}
+        self._working = ExitStack()
 
     @property
     def fd(self) -> int:
@@ -74,9 +76,11 @@ class Group:
                 self._admit(append)
             except Exception as error:
                 self._refused[append] = error
-        return bool(self._members) and self._has_done(
-            lambda: self._ledger.announce(self._announcement(self._base))
-        )
+        if not self._members:
+            return False
+        staged, workspace = self._members[0].staged, self._namespace.workspace
+        path = self._working.enter_context(workspace.at_work(staged and staged[1]))
+        return self._has_done(lambda: self._ledger.announce(self._announcement(self._base, path)))
 
     def write(self) -> bool:
         """Add it to the file, bring it to stable storage, and tell whether that was possible."""
@@ -94,7 +98,8 @@ class Group:
             self._recheck()
             self._settle()
 
-        self._has_done(settle)
+        if self._has_done(settle):
+            self._working.close()
 
     def _has_done(self, step: Callable[[], None]) -> bool:
         """Do *step*, or else undo what was done before and refuse all."""
@@ -140,17 +145,15 @@ class Group:
             self._keys[append] = Key(append.hashed, inode, size, stamp, append.length, checksum)
         self._members.append(append)
 
-    def _announcement(self, before: Record) -> Record:
-        """Return *before* with all that is about to be added."""
+    def _announcement(self, before: Record, path: bytes) -> Record:
+        """Return *before* with all that is about to be added, for which *path* stands."""
         first, added = self._members[0], self._version.size - before.size
-        checksum, staged = first.checksum, b""
+        checksum = first.checksum
         block = self._namespace.block
         blocks: tuple[int, ...] = ()
         if first.staged is None:
             content = self._content
             checksum, blocks = zlib.crc32(content), block_sums(content, before.size, block)
-        else:
-            staged = self._namespace.workspace.path_of(first.staged[1])
         lines = None if before.lines is None else before.lines + sum(a.lines for a in self._members)
         keys = (*before.keys, *self._keys.values())[-KEYS:]
         pending = Pending(
@@ -162,7 +165,7 @@ class Group:
             block,
             min(len(self._keys), KEYS),
             blocks,
-            staged,
+            path,
         )
         return replace(before, keys=keys, pending=pending)
 
@@ -222,20 +225,26 @@ class Group:
 
         Where others have added something too, it stays.
         """
-        fd, before = self._ledger.fd, self._base
-        try:
-            status = os.fstat(fd)
-            if not status.st_nlink:
-                return True
-            there = status.st_size - before.size
-            if not self._is_ours(there, before.size):
+        with self._working:
+            try:
+                return self._undo()
+            except OSError:
+                self._namespace.workspace.repair_later(self._members[0].name)
                 return False
-            if there:
-                os.ftruncate(fd, before.size)
-                self._namespace.sync(fd)
-            self._ledger.settle(replace(before, mtime_ns=os.fstat(fd).st_mtime_ns))
-        except OSError:
+
+    def _undo(self) -> bool:
+        fd, before = self._ledger.fd, self._base
+        status = os.fstat(fd)
+        if not status.st_nlink:
+            return True
+        there = status.st_size - before.size
+        if not self._is_ours(there, before.size):
+            self._ledger.settle(before.about(of_stat(status)))
             return False
+        if there:
+            os.ftruncate(fd, before.size)
+            self._namespace.sync(fd)
+        self._ledger.settle(replace(before, mtime_ns=os.fstat(fd).st_mtime_ns))
         return True
 
     def _is_ours(self, there: int, offset: int) -> bool:

@@ -70,13 +70,12 @@ class Namespace:
         self.block = self.volume.block()
         #: Bytes of appends that are committed together and need not be staged in a file.
         self.in_memory = (commits.MOST_BLOCKS - 1) * self.block
-        staged, is_local = self.workspace.staged, self.volume.is_local
+        kept = (durable, self.workspace.staged, self.volume.is_local, self.workspace.is_at_work)
         self.records: Records = (
-            XattrRecords(durable, staged, is_local)
+            XattrRecords(*kept)
             if self.has_xattrs
-            else FileRecords(self.workspace, self.workspace.records, durable, staged, is_local)
+            else FileRecords(self.workspace, self.workspace.records, *kept)
         )
-
         if not self.has_xattrs:
             self.workspace.forget = self.records.forget
 
@@ -191,13 +190,15 @@ class Namespace:
                 claim.undoing.append(partial(self.root.unmake, made))
 
     @contextmanager
-    def held_file(self, name: bytes, flags: int, claim: Claim) -> Iterator[int]:
+    def held_file(self, name: bytes, flags: int, claim: Claim, long: bool = False) -> Iterator[int]:
         """Open the file *name* under its lock, for as long as the block.
 
         If it is opened to be written to, the file itself is locked as well. Readers know by that
         that it is being changed, and nobody changes it meanwhile by another name of the file, nor
-        any program that asks flock(2) first.
+        any program that asks flock(2) first. On a network, where that is two round trips, it is
+        done only for a file with several names, or for long.
 
+        :param long: whether much is to be written.
         :raises IsFolder: when it is a folder.
         :raises NoSuchFile: when it is nothing that a client can reach.
         :raises Locked: as :meth:`hold`, and :exc:`Contended` as well.
@@ -207,9 +208,10 @@ class Namespace:
             self.hold(claim, (folder, name)),
             owned(os.open(split(name)[1], flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
         ):
-            refuse_non_file(os.fstat(fd))
+            status = os.fstat(fd)
+            refuse_non_file(status)
             self.root.refuse_mounted(fd)
-            if flags & os.O_RDWR:
+            if flags & os.O_RDWR and (self.volume.is_local or long or status.st_nlink > 1):
                 claim.take_file(fd)
             yield fd
 

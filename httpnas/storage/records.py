@@ -24,10 +24,16 @@ _NONE = (errno.ENODATA, errno.ENOTSUP)
 
 #: Opens a temporary file of any daemon, of which it is given the path in a record.
 Staged = Callable[[bytes], AbstractContextManager[int | None]]
+#: Tells whether an append is being made, of which it is given the path in a record.
+IsAtWork = Callable[[bytes], bool]
 
 
 def _nothing_staged(_: bytes) -> AbstractContextManager[int | None]:
     return nullcontext()
+
+
+def _nobody(_: bytes) -> bool:
+    return False
 
 
 class Records(Protocol):
@@ -39,6 +45,8 @@ class Records(Protocol):
     change_times: bool
     #: Opens what a record says was staged.
     staged: Staged
+    #: Tells whether what a record announces is being made.
+    is_at_work: IsAtWork
 
     def read(self, fd: int) -> Record | None:
         """Return the record of the file, or None when there is none for it."""
@@ -62,14 +70,20 @@ class XattrRecords:
     :param durable: whether to sync.
     :param staged: opens what a record says was staged.
     :param change_times: whether all who see a file see the same change time.
+    :param is_at_work: tells whether an append is being made.
     """
 
     touch_file = True
 
     def __init__(
-        self, durable: bool = True, staged: Staged = _nothing_staged, change_times: bool = True
+        self,
+        durable: bool = True,
+        staged: Staged = _nothing_staged,
+        change_times: bool = True,
+        is_at_work: IsAtWork = _nobody,
     ) -> None:
         self.change_times = change_times
+        self.is_at_work = is_at_work
         self._durable = durable
         self.staged = staged
 
@@ -109,6 +123,7 @@ class FileRecords:
     :param durable: whether to sync.
     :param staged: opens what a record says was staged.
     :param change_times: whether all who see a file see the same change time.
+    :param is_at_work: tells whether an append is being made.
     """
 
     touch_file = False
@@ -120,8 +135,10 @@ class FileRecords:
         durable: bool,
         staged: Staged = _nothing_staged,
         change_times: bool = True,
+        is_at_work: IsAtWork = _nobody,
     ) -> None:
         self.change_times = change_times
+        self.is_at_work = is_at_work
         self.staged = staged
         self._owner = owner
         self._folder = folder

@@ -32,6 +32,7 @@ class Staging:
         asked again when all is written, just before that becomes true.
     :param expected: the length in bytes that the file must have.
     :param key: tells this append from all others, so that it is done once if it comes twice.
+    :ivar name: of the file.
     :ivar length: bytes that are staged.
     :ivar staged: descriptor and name of the temporary file, None while there is none.
     :ivar repeats: whether the file had taken the append with this key before.
@@ -46,7 +47,7 @@ class Staging:
         key: bytes | None = None,
     ) -> None:
         self._namespace = namespace
-        self._name = name
+        self.name = name
         self.check = check
         self.expected = expected
         self.hashed = None if key is None else hashed(key)
@@ -100,7 +101,7 @@ class Staging:
         namespace = self._namespace
         if not namespace.volume.is_local:
             return b""
-        with translated(), owned(namespace.root.open(self._name, READ)) as target:
+        with translated(), owned(namespace.root.open(self.name, READ)) as target:
             return self._head(target, os.fstat(target).st_size)
 
     def _head(self, target: int, size: int) -> bytes:
@@ -116,7 +117,7 @@ class Staging:
         if self.staged is not None and not self._is_synced:
             notes = self._namespace.workspace.notes
             with translated():
-                self._slot = self._ending.enter_context(notes.noted(self._name))
+                self._slot = self._ending.enter_context(notes.noted(self.name))
                 self._namespace.sync(notes.fd)
                 self._namespace.sync(self.staged[0])
             self._is_synced = True
@@ -124,7 +125,7 @@ class Staging:
     def note_target(self, fd: int) -> None:
         """Note that what is staged in a file is about to be announced for the file *fd*."""
         assert self.staged is not None
-        note = Note(self._name, os.fstat(fd).st_ino, self.staged[1])
+        note = Note(self.name, os.fstat(fd).st_ino, self.staged[1])
         self._namespace.workspace.notes.announce(self._slot, note)
 
     def put(self, fd: int, offset: int, alone: bool) -> int:

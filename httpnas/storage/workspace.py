@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 
 from httpnas.storage import format, notes, projects
 from httpnas.storage.access import Access, may_write
+from httpnas.storage.commits import is_locked
 from httpnas.storage.descriptors import owned
 from httpnas.storage.errors import (
     NotPermitted,
@@ -71,6 +72,7 @@ class Workspace:
         # Not numbers alone: a folder that was taken over may hold the same names already.
         self._stem = uuid.uuid4().hex[:8]
         self._serial = itertools.count()
+        self._works: set[bytes] = set()
         with translated(), _who_has_it(root):
             self._access = Access(os.fstat(root).st_gid if shared else None)
             self._private = self._made(root, PRIVATE)
@@ -249,6 +251,41 @@ class Workspace:
         return b"%s/%s" % (self._name.encode(), name)
 
     @contextlib.contextmanager
+    def at_work(self, name: bytes | None) -> Iterator[bytes]:
+        """Yield the path of an append that is made in the block, for :meth:`is_at_work`.
+
+        :param name: the temporary file in which it is staged, if there is one.
+        """
+        path = self.path_of(name or self._fresh_name())
+        self._works.add(path)
+        try:
+            yield path
+        finally:
+            self._works.discard(path)
+
+    def is_at_work(self, path: bytes) -> bool:
+        """Tell whether the append *path* is being made, by this daemon or one that lives.
+
+        :raises OSError: when that cannot be found out.
+        """
+        run = path.partition(b"/")[0]
+        if run == self._name.encode():
+            return path in self._works
+        if not run.isalnum():
+            return False
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            lease = os.open(b"%s/%s" % (run, _LEASE.encode()), flags, dir_fd=self._runs)
+        except (FileNotFoundError, PermissionError):
+            return False
+        with owned(lease):
+            return is_locked(lease)
+
+    def repair_later(self, name: bytes) -> None:
+        """Have the file *name* repaired, in which this daemon could not undo what it had begun."""
+        self._inherited.append(Note(name))
+
+    @contextlib.contextmanager
     def staged(self, path: bytes) -> Iterator[int | None]:
         """Open a temporary file of any daemon for the block, None when it is not there.
 
@@ -322,8 +359,9 @@ class Workspace:
         with translated():
             self.choose()
         removal = self._removal()
-        if (yield from self._repaired(self._inherited)):
-            self._inherited = []
+        inherited = self._inherited.copy()
+        if (yield from self._repaired(inherited)):
+            del self._inherited[: len(inherited)]
             for entry in _entries(self.fd):
                 if entry != _LEASE and not entry.startswith(self._stem):
                     yield from removal.remove(self.fd, os.fsencode(entry))

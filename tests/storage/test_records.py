@@ -564,6 +564,17 @@ def test_a_reader_whose_look_fell_into_a_commit_that_then_ended_looks_again(
     os.close(file)
 
 
+@both_kinds
+def test_a_reader_sees_what_a_dead_daemon_has_completed_while_another_one_mends_it(
+    storage: Storage, root: Path
+) -> None:
+    upload(storage, b"f", b"first")
+    crash(storage, b"f", b" second", 7)
+    with open(root / "f", "rb") as mended:
+        assert commits.lock(mended.fileno())
+        assert read(storage, b"f") == b"first second"
+
+
 #: Where a daemon dies, before all of an append is there.
 DEATHS = [
     ("xattrs", "setxattr", 1, SMALL),
