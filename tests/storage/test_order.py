@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from httpnas.storage import commits
-from httpnas.storage.append import IN_MEMORY, _Group, commit
+from httpnas.storage.append import IN_MEMORY, commit
+from httpnas.storage.group import Group
 from httpnas.storage.ledger import Ledger
 from httpnas.storage.record import PAGE, Record
 from httpnas.storage.store import Storage
@@ -170,19 +171,19 @@ def test_an_append_in_another_order_is_seen(
     if fault == "not synced":
         monkeypatch.setattr(durable, "sync", lambda fd: None)
     elif fault == "settled first":
-        write, settle = _Group._write, _Group._settle
+        write, settle = Group._write, Group._settle
 
-        def late_write(group: _Group, offset: int) -> None:
+        def late_write(group: Group, offset: int) -> None:
             settle(group)
             write(group, offset)
 
-        monkeypatch.setattr(_Group, "_write", late_write)
-        monkeypatch.setattr(_Group, "_settle", lambda group: None)
+        monkeypatch.setattr(Group, "_write", late_write)
+        monkeypatch.setattr(Group, "_settle", lambda group: None)
     else:
         announce, later = Ledger.announce, list[Record]()
-        write = _Group._write
+        write = Group._write
 
-        def early_write(group: _Group, offset: int) -> None:
+        def early_write(group: Group, offset: int) -> None:
             write(group, offset)
             announce(group._ledger, later.pop())
 
@@ -191,5 +192,5 @@ def test_an_append_in_another_order_is_seen(
             later.append(record)
 
         monkeypatch.setattr(Ledger, "announce", noted)
-        monkeypatch.setattr(_Group, "_write", early_write)
+        monkeypatch.setattr(Group, "_write", early_write)
     assert found(durable, path, GROUPS["in several blocks"]) - {""}
