@@ -469,7 +469,7 @@ def started(
     run = subprocess.Popen(
         [*TWISTD, *twistd_options, "httpnas", f"--listen={listen or port}"],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HTTPNAS_HOSTS": "*", **(env or {})},
         stdout=stdout,
     )
     pid_file = cwd / "twistd.pid"

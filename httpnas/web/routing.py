@@ -132,7 +132,8 @@ class Router:
     def _admit_host(self, request: Request) -> None:
         if not self._hosts or b"*" in self._hosts:
             return
-        if host_of(request.getHeader(b"Host") or b"") not in self._hosts:
+        host = request.getHeader(b"Host")  # of HTTP/1.0 there may be none, which no browser sends
+        if host is not None and host_of(host) not in self._hosts:
             raise Problem(Kind.WRONG_HOST, "The server does not answer to the name in Host.")
 
     def _admit_origin(self, request: Request) -> None:
