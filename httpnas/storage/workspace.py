@@ -387,6 +387,8 @@ class Workspace:
             return
         with owned(lease):
             fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Only its own daemon keeps it for itself: readers must not take the dead one for alive.
+            fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
             noted = notes.read(lease)
             if not (yield from self._repaired(noted)):
                 return

@@ -319,6 +319,25 @@ def test_who_reclaims_what_a_dead_daemon_has_left_repairs_what_it_was_appending_
     assert isinstance(durable.begin_append(b"d/f", anything, key=b"key"), Version) == is_whole
 
 
+def test_what_a_dead_daemon_has_completed_is_seen_while_it_is_repaired(
+    durable: Storage, root: Path
+) -> None:
+    upload(durable, b"d/f", OLD)
+    process(_DYING, str(root), "fsync", "1", "5000", "key").communicate(timeout=PATIENCE)
+    seen, repair = [], durable.workspace.repair
+
+    def look(name: bytes) -> bool:
+        with open(root / "d" / "f", "rb") as file:
+            assert commits.lock(file.fileno())  # as who repairs it has it
+            seen.append(read(durable, b"d/f"))
+        return repair(name)
+
+    durable.workspace.repair = look
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert seen == [OLD + b"x" * 5000]
+
+
 def test_what_a_dead_daemon_has_staged_stays_until_its_file_can_be_repaired(
     durable: Storage, root: Path
 ) -> None:
