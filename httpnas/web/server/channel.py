@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web import http
 from zope.interface import implementer
@@ -107,6 +108,8 @@ class StreamingChannel(http.HTTPChannel):
         self._head = Head()
         self.has_place = self._has_room = False
         self._ended = self._asked = False
+        self._lent = 0
+        self._awaits_room = self._is_blocked = False
 
     def connectionMade(self) -> None:
         """Begin to watch over the connection."""
@@ -178,21 +181,57 @@ class StreamingChannel(http.HTTPChannel):
     # Writing
 
     def unsent(self) -> int:
-        """Return how many bytes wait for the socket; TLS does not tell."""
+        """Return how many bytes wait for the socket; TLS does not tell.
+
+        What goes to the lent socket never waits, so it is taken off: the client has moved on.
+        """
+        return self._buffered() - self._lent
+
+    def _buffered(self) -> int:
         buffered = len(getattr(self.transport, "dataBuffer", b""))
         sent = getattr(self.transport, "offset", 0)
         return int(buffered - sent + getattr(self.transport, "_tempDataLen", 0))
 
     def pauseProducing(self) -> None:
         """Note that the client takes nothing more for now."""
+        self._is_blocked = True
         self.deadlines.block()
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Note that the client has taken what there was."""
-        self.deadlines.unblock()
+        """Note that the client has taken what there was.
+
+        A lent socket has room again and again, which is no progress by itself.
+        """
+        had_awaited, self._awaits_room, self._is_blocked = self._awaits_room, False, False
+        if not had_awaited:
+            self.deadlines.unblock()
         super().resumeProducing()
+        if not self._is_blocked:
+            self.deadlines.unblock()
         self._go_on()
+
+    # Lending the socket (:class:`httpnas.transfer.sender.Outlet`)
+
+    @property
+    def lends_socket(self) -> bool:
+        """Whether bytes go to the socket as they are."""
+        return isinstance(self.transport, Connection)
+
+    def borrow(self) -> int | None:
+        """Return the descriptor of the socket, None while bytes wait for it."""
+        return None if self._buffered() else int(self.transport.fileno())
+
+    def sent(self, count: int) -> None:
+        """Note that the lent socket has taken *count* bytes."""
+        self._lent += count
+
+    def await_room(self) -> None:
+        """Resume the producer once the socket takes more."""
+        self._awaits_room = self._is_blocked = True
+        self.deadlines.block()
+        self.transport.producerPaused = True
+        self.transport.startWriting()
 
     # Reading
 

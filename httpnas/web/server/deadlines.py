@@ -86,15 +86,19 @@ class _Sending:
         return self._since is not None
 
     def block(self) -> None:
-        self._since, self._left = self._seconds(), self._unsent()
+        if self._since is None:
+            self._begin()
 
     def unblock(self) -> None:
         self._since = None
 
+    def _begin(self) -> None:
+        self._since, self._left = self._seconds(), self._unsent()
+
     def stalled(self, now: float) -> float:
         """Return for how many seconds it is blocked without progress at the time *now*."""
         if self.is_blocked and self._left - self._unsent() >= PROGRESS:
-            self.block()
+            self._begin()
         return 0.0 if self._since is None else now - self._since
 
 

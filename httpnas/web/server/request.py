@@ -85,6 +85,19 @@ class Connection(Protocol):
     def send_continue(self) -> None:
         """Tell the client to send the body."""
 
+    @property
+    def lends_socket(self) -> bool:
+        """Whether bytes go to the socket as they are."""
+
+    def borrow(self) -> int | None:
+        """Return the descriptor of the socket, None while bytes wait for it."""
+
+    def sent(self, count: int) -> None:
+        """Note that the lent socket has taken *count* bytes."""
+
+    def await_room(self) -> None:
+        """Resume the producer once the socket takes more."""
+
     def begin_drain(self) -> None:
         """Begin to wait for the end of a body that nobody wants."""
 
@@ -319,6 +332,29 @@ class StreamingRequest(server.Request):
             return False
         left = (self.body.length or 0) - self.body.received
         return self._expects or left > DRAINED or isinstance(self.body.failure, BodyTooSlow)
+
+    @property
+    def lends_socket(self) -> bool:
+        """Whether a sender may give the content to the socket itself."""
+        channel, is_framed = self.channel, not self.responseHeaders.hasHeader(b"Content-Length")
+        return channel is not None and channel.lends_socket and not is_framed
+
+    def borrow(self) -> int | None:
+        """Return the descriptor of the socket, None while earlier bytes wait for it."""
+        if not self.startedWriting:
+            self.write(b"")
+        return self.channel.borrow() if self.channel is not None else None
+
+    def sent(self, count: int) -> None:
+        """Note that the socket has taken *count* bytes of the content."""
+        self.sentLength += count
+        if self.channel is not None:
+            self.channel.sent(count)
+
+    def await_room(self) -> None:
+        """Resume the producer once the socket takes more."""
+        if self.channel is not None:
+            self.channel.await_room()
 
     def finish(self) -> None:
         """End the answer. The connection goes on once the body has ended as well."""
