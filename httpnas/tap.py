@@ -131,7 +131,7 @@ def make_site(
         door.mount(router)
     application = NasApplication(metrics, options["resource-policy"])
     places = places or Places(Budget(), Budget())
-    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application, places)
+    return StreamingSite(router.route, Request, reactor, limits, watchdog, application, places)
 
 
 class Daemon(Service):

@@ -88,7 +88,7 @@ class Nas:
         )
         self._listening = reactor.listenTCP(
             0,
-            self.site,  # type: ignore[arg-type]  # as is Twisted's own Site
+            self.site,
             interface="127.0.0.1",
         )
         address = self._listening.getHost()

@@ -36,7 +36,7 @@ _TYPES = {
 async def send_listing(files: Files, request: Request, name: bytes, folder: Folder) -> None:
     """Answer *request* with what is in the open *folder*."""
     kind = listing_format(request.getHeader(b"Accept"))
-    request.responseHeaders.addRawHeader(b"Vary", b"Accept")
+    request.vary(b"Accept")
     if kind == "html" and not request.path.endswith(b"/"):
         _redirect_into(request)
         return

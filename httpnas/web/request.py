@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -35,11 +34,6 @@ class Request(StreamingRequest):
         """The address it came from; an IPv4 address also if a socket for IPv6 took it."""
         host: str | None = getattr(self.client, "host", None)
         return host and host.removeprefix("::ffff:")
-
-    def field_lines(self, name: bytes) -> Sequence[bytes]:
-        """Return the values of all field lines called *name*."""
-        lines: Sequence[bytes] = self.requestHeaders.getRawHeaders(name, [])
-        return lines
 
     def conditions(self) -> Conditions:
         """Return the preconditions that the request carries (RFC 9110 section 13)."""

@@ -1,13 +1,17 @@
-"""The routes. Klein matches doors and methods only; each door reads the names itself."""
+"""The routes. Klein matches doors and methods only; each door reads the names itself.
+
+So all names below a door match the same rule, and what Klein has found for one of them holds for
+the others: it is kept by method and by the shape of the path.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, Protocol, cast
 
 from klein import Klein
-from klein.resource import KleinResource
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -33,6 +37,10 @@ class _Rest(BaseConverter):
     part_isolating = False
 
 
+#: What stands in a rule for all names below its door.
+_BELOW = "<rest:_>"
+#: Pairs of method and shape whose rules are remembered.
+_KEPT = 1024
 #: The doors that answer even while the daemon is stopping.
 _TO_THE_END = ("operations", "page")
 #: Fields of an answer that pages of other sites may read, besides those that they always may.
@@ -69,11 +77,28 @@ class Router:
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
-        self._app.handle_errors(Exception)(_failed)
+        self._adapter = self._app.url_map.bind("localhost")
+        self._endpoint = lru_cache(_KEPT)(self._match)
+        self._prefixes: set[str] = set()
 
-    def resource(self) -> KleinResource:
-        """Return the resource that answers requests; every error becomes a problem document."""
-        return self._app.resource()
+    def route(self, request: Request) -> None:
+        """Answer *request*; every error becomes a problem document."""
+        try:
+            endpoint = self._endpoint(request.method.decode(), self._shape(request.path.decode()))
+            handled: Any = self._app.execute_endpoint(endpoint, cast(Any, request))
+        except Exception:
+            _failed(request, Failure())
+        else:
+            handled.addErrback(lambda failure: _failed(request, failure))
+
+    def _match(self, method: str, path: str) -> str:
+        endpoint: str = self._adapter.match(path, method)[0]
+        return endpoint
+
+    def _shape(self, path: str) -> str:
+        """Return a path that matches what *path* does: the same for all names below a door."""
+        end = path.find("/", 1) + 1
+        return path[:end] + "_" if path[:end] in self._prefixes and len(path) > end else path
 
     def add_page(self, door: str, rule: str, handler: Handler, any_host: bool = False) -> None:
         """Let *handler* answer GET and HEAD for *rule*, and answer OPTIONS accordingly."""
@@ -128,6 +153,8 @@ class Router:
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
+        if rule.endswith(_BELOW):
+            self._prefixes.add(rule.removesuffix(_BELOW))
 
     def _admit_host(self, request: Request) -> None:
         if not self._hosts or b"*" in self._hosts:
@@ -177,10 +204,10 @@ def _is_cross_site(request: Request, origin: bytes | None) -> bool:
     return origin is not None and not is_at(origin, request.getHeader(b"Host") or b"")
 
 
-def _failed(request: Any, failure: Failure) -> None:
+def _failed(request: Request, failure: Failure) -> None:
     error = failure.value
     assert error is not None
-    if isinstance(error, BodyCutShort | ConsumerGone):
+    if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
         return
     problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
     if problem is None or problem.status == 500:

@@ -19,7 +19,7 @@ def admit(request: Request, max_upload: int | None) -> None:
 
     :param max_upload: how many bytes it may have, None for any number.
     """
-    if request.requestHeaders.hasHeader(b"Content-Range"):
+    if request.getHeader(b"Content-Range") is not None:
         raise Problem(
             Kind.PARTIAL_BODY,
             "Content-Range does not say where a body goes. To go on behind the first N bytes of a "

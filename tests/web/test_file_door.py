@@ -481,7 +481,7 @@ async def head_of(nas: Nas, method: bytes, target: str) -> list[bytes]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert method == b"GET" or body == b""
     lines = head.split(b"\r\n")
-    return [line for line in lines if not line.startswith((b"Date: ", b"X-Request-Id: "))]
+    return [line for line in lines if not line.startswith((b"Date: ", b"X-Request-ID: "))]
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, (5 << 20) + 1])

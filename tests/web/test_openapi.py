@@ -137,7 +137,8 @@ def test_examples_are_what_their_schemas_say() -> None:
 
 def routes(nas: Nas) -> set[tuple[str, str]]:
     """Return rule and method of all that the daemon does."""
-    rules = nas.site.resource._app.url_map.iter_rules()
+    route: Any = nas.site.route
+    rules = route.__self__._app.url_map.iter_rules()
     return {
         (rule.rule, method)
         for rule in rules

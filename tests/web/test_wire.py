@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.testing import StringTransport
 
 from httpnas.storage.append import Append
 from httpnas.storage.version import Check, Version
+from httpnas.web.server.channel import StreamingChannel
+from httpnas.web.server.head import Head
 from httpnas.web.server.request import Ending, StreamingRequest
 from tests.harness import Client, Nas, logged, wait_until
 
@@ -591,9 +595,9 @@ async def test_an_error_before_any_route_is_a_problem_of_the_server(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(request: object) -> None:
-        raise RuntimeError("no resource")
+        raise RuntimeError("no route")
 
-    monkeypatch.setattr(nas.site, "getResourceFor", fail)
+    monkeypatch.setattr(nas.site, "route", fail)
     status, body, headers = await nas.fetch("GET", "/file")
     assert (status, json.loads(body)["status"]) == (500, 500)
     assert headers.getRawHeaders("content-type") == ["application/problem+json"]
@@ -660,3 +664,37 @@ async def test_no_answer_tells_versions(nas: Nas) -> None:
         _, body, headers = await nas.fetch("GET", target)
         assert headers.getRawHeaders("server") == ["httpnas"]
         assert b"python_info" not in body
+
+
+# What an answer is
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_short_answer_is_one_write(nas: Nas, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nas.root / "f").write_bytes(b"x" * 4096)
+    writes: list[int] = []
+    real = StreamingChannel.write
+
+    def write(channel: StreamingChannel, *pieces: bytes) -> None:
+        writes.append(sum(map(len, pieces)))
+        real(channel, *pieces)
+
+    monkeypatch.setattr(StreamingChannel, "write", write)
+
+    def talk() -> None:
+        with Client(nas.port) as client:
+            client.send(get("f"))
+            assert client.answer()[2] == b"x" * 4096
+
+    await nas.in_thread(talk)
+    assert len(writes) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_field_of_an_answer_can_not_become_two(nas: Nas) -> None:
+    channel: Any = StreamingChannel(nas.site)
+    channel.makeConnection(StringTransport())
+    request = StreamingRequest(channel, Head(b"GET", b"/", b"HTTP/1.1", {}))
+    channel.connectionLost()
+    with pytest.raises(ValueError, match="one line"):
+        request.setHeader(b"Location", b"/\r\nSet-Cookie: a=b")

@@ -1,4 +1,4 @@
-"""The chunked coding of a body (RFC 9112 section 7.1).
+"""Where a body ends: after the announced bytes, or where its chunks do (RFC 9112 section 6).
 
 What one read has brought is decoded at once and passed on in one piece, however small the chunks
 are. So a chunk costs about half a microsecond, and no memory beyond that of its bytes.
@@ -20,8 +20,38 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~]*)?\Z")
 _SMALL = {form % size: size for size in range(1, 1 << 8) for form in (b"%x", b"%X")}
 
 
+class Counted:
+    """Takes one body whose length is known.
+
+    :param length: how many bytes it has.
+    :param deliver: takes the content as it comes.
+    :param finish: is called at the end with the bytes that came behind the body.
+    :ivar decoded: how many bytes of content the latest call has passed on.
+    """
+
+    decoded = 0
+
+    def __init__(
+        self, length: int, deliver: Callable[[bytes], object], finish: Callable[[bytes], object]
+    ) -> None:
+        self._left = length
+        self._deliver = deliver
+        self._finish = finish
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the next bytes."""
+        behind = b""
+        if len(data) > self._left:
+            data, behind = data[: self._left], data[self._left :]
+        self.decoded = len(data)
+        self._left -= len(data)
+        self._deliver(data)
+        if not self._left:
+            self._finish(behind)
+
+
 class Chunks:
-    """Decodes one body.
+    """Decodes one body of chunks (RFC 9112 section 7.1).
 
     :param deliver: takes the content as it comes.
     :param finish: is called at the end with the bytes that came behind the body.

@@ -39,7 +39,7 @@ class Request(Protocol):
     """A request whose head is complete, as its deadlines see it."""
 
     body: Body
-    finished: int
+    finished: bool
     sentLength: int
 
     def give_up(self) -> None:

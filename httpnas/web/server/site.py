@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProtocolNegotiationFactory, IReactorTime
+from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web import server
-from twisted.web.resource import IResource
+from zope.interface import implementer
 
+from httpnas.fields.conditions import format_http_date
 from httpnas.web.server import channel
 from httpnas.web.server.application import Application, Backend
 from httpnas.web.server.channel import StreamingChannel
@@ -21,10 +23,11 @@ from httpnas.web.server.places import CONNECTION, EXTRA, KEEP, REQUEST, Places
 from httpnas.web.server.request import StreamingRequest
 
 
-class StreamingSite(server.Site, channel.Site):
+@implementer(IProtocolNegotiationFactory)
+class StreamingSite(ServerFactory, channel.Site):
     """The factory of :class:`StreamingChannel`, and the watch over its connections.
 
-    :param resource: answers every request.
+    :param route: answers a request whose head is complete.
     :param request_class: what requests are made of.
     :param reactor: tells the time.
     :param limits: the time limits of its connections.
@@ -37,11 +40,10 @@ class StreamingSite(server.Site, channel.Site):
     """
 
     _log = Logger()
-    protocol = StreamingChannel  # type: ignore[assignment]
 
     def __init__(
         self,
-        resource: IResource,
+        route: Callable[[Any], None],
         request_class: type[StreamingRequest],
         reactor: IReactorTime,
         limits: Limits,
@@ -49,8 +51,9 @@ class StreamingSite(server.Site, channel.Site):
         application: Application,
         places: Places,
     ) -> None:
-        super().__init__(resource, requestFactory=request_class, timeout=None, reactor=reactor)
-        self._parsePOSTFormSubmission = False
+        self.route = route
+        self.request_class = request_class
+        self.reactor = reactor
         self.limits = limits
         self.backend = backend
         self.application = application
@@ -62,10 +65,23 @@ class StreamingSite(server.Site, channel.Site):
         self.handlers = Handlers(application.is_expected, self._at_rest.changed)
         self._watch = LoopingCall(self._check)
         self._watch.clock = reactor
+        self._dated, self._date = 0, b""
+
+    def buildProtocol(self, addr: object) -> StreamingChannel:
+        """Return a new connection."""
+        return StreamingChannel(self)
 
     def acceptableProtocols(self) -> list[bytes]:
-        """Return what may be chosen by ALPN (RFC 7301); Twisted adds h2 where that is installed."""
+        """Return the protocols that TLS may agree upon (RFC 7301)."""
         return [b"http/1.1"]
+
+    @property
+    def date(self) -> bytes:
+        """The value of Date, which is made once a second."""
+        now = int(time.time())
+        if now != self._dated:
+            self._dated, self._date = now, format_http_date(now)
+        return self._date
 
     def startFactory(self) -> None:
         """Begin to watch over connections."""
@@ -89,8 +105,8 @@ class StreamingSite(server.Site, channel.Site):
                 self._log.failure("the deadlines of a connection could not be checked")
                 connection.abort()
 
-    def log(self, request: StreamingRequest) -> None:  # type: ignore[override]
-        """Tell the application that *request* has ended; Twisted calls this as well."""
+    def log(self, request: StreamingRequest) -> None:
+        """Tell the application that *request* has ended."""
         self.application.request_ended(request)
 
     @property
@@ -102,12 +118,6 @@ class StreamingSite(server.Site, channel.Site):
         """Yield the requests that have come and not ended, of the site's own class."""
         for connection in self.channels:
             yield from (request for request in connection.requests if not request.finished)
-
-    def getResourceFor(self, request: StreamingRequest) -> IResource:
-        """Return the resource; the path goes to it as it was sent, escapes and all."""
-        request.prepath = []
-        request.postpath = request.path[1:].split(b"/")
-        return cast(IResource, self.resource)
 
     # Room
 

@@ -46,7 +46,7 @@ class Connection:
 class Request:
     """One whose body has come as a whole, and whose handler waits."""
 
-    finished = 0
+    finished = False
     given_up = False
 
     def __init__(self) -> None:
