@@ -21,6 +21,8 @@ from zope.interface import implementer
 #: Bytes of lines that may wait until they are written; what comes then is dropped.
 BOUND = 1 << 20
 
+_encode = json.JSONEncoder(default=str).encode
+
 
 class _File(logfile.LogFile):
     """A log file that is rotated, and that others may move, remove or cut.
@@ -169,7 +171,7 @@ def as_json(event: LogEvent) -> str:
         record["message"] = formatEvent(event)
         if "log_failure" in event:
             record["traceback"] = event["log_failure"].getTraceback()
-    return json.dumps(record, default=str) + "\n"
+    return _encode(record) + "\n"
 
 
 def as_text(event: LogEvent) -> str | None:

@@ -8,6 +8,7 @@ the ones that browsers and other servers use.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 #: A type in each line, and the extensions of its files. Packed files have the type of what packs
 #: them, whatever is in them.
@@ -170,6 +171,7 @@ _TYPES = {
 _TELL_THEMSELVES = ("text/xml",)
 
 
+@lru_cache(1024)
 def media_type(name: bytes) -> bytes | None:
     """Return the value of Content-Type for the extension of *name*, None for an unknown one.
 

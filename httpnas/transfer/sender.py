@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer, IPushProducer
@@ -61,9 +61,8 @@ class Source(Protocol):
         """Return the long stretch of a file that comes next, if one does."""
 
 
-@runtime_checkable
 class Outlet(Protocol):
-    """A consumer that may lend its socket."""
+    """A consumer that may lend its socket: one that has the attribute :attr:`lends_socket`."""
 
     @property
     def lends_socket(self) -> bool:
@@ -251,8 +250,8 @@ class Sender(FileSender):
         self.consumer = consumer
         self.deferred = done = Deferred[None]()
         consumer.registerProducer(self, True)
-        if isinstance(consumer, Outlet) and consumer.lends_socket:
-            self._outlet = consumer
+        if getattr(consumer, "lends_socket", False):
+            self._outlet = cast(Outlet, consumer)
         self._pump()
         return done
 

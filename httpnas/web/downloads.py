@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from uuid import uuid4
 
 from httpnas.fields.conditions import Conditions, Verdict, format_http_date
@@ -30,17 +31,22 @@ _SHOWS = (
     b"img-src 'self' data:; font-src 'self' data:; media-src 'self' data:"
 )
 _DOCUMENTS = (b"text/html", b"application/xhtml+xml", b"image/svg+xml")
+#: Versions whose fields are remembered.
+_REMEMBERED = 1024
 
 
 async def send_file(files: Files, request: Request, name: bytes, file: StoredFile) -> None:
     """Answer *request* with the open *file*, in the version that was opened."""
     version = file.version
     conditions = request.conditions()
-    verdict = conditions.for_read(entity_tag(version), modified(version))
+    etag = entity_tag(version)
+    verdict = conditions.for_read(etag, modified(version))
     if verdict is Verdict.FAILED:
         raise PreconditionFailed("The file is not the version that the conditions ask for.")
     kind = media_type(name)
-    _describe(request, version, kind)
+    # Not later than the answer: RFC 9110 section 8.8.2.1.
+    written = min(version.mtime_ns // 10**9, int(time.time()))
+    request.setHeaders(_description(etag, written, _policy(kind)))
     if verdict is Verdict.NOT_MODIFIED:
         request.setResponseCode(304)
         request.finish()
@@ -91,14 +97,17 @@ def _policy(kind: bytes | None) -> bytes:
     return _SHOWS if essence in _DOCUMENTS else _INERT
 
 
-def _describe(request: Request, version: Version, kind: bytes | None) -> None:
-    request.setHeader(b"ETag", entity_tag(version))
-    # Not later than the answer's Date: RFC 9110 section 8.8.2.1.
-    request.setHeader(b"Last-Modified", format_http_date(min(modified(version), time.time())))
-    request.setHeader(b"Accept-Ranges", b"bytes")
-    # A copy may be kept, if it is asked for each time whether it is still the version there is.
-    request.setHeader(b"Cache-Control", b"no-cache")
-    request.setHeader(b"Content-Security-Policy", _policy(kind))
+@lru_cache(_REMEMBERED)
+def _description(etag: bytes, written: int, policy: bytes) -> Mapping[bytes, bytes]:
+    """Return the fields of every answer about one version, which nobody changes."""
+    return {
+        b"ETag": etag,
+        b"Last-Modified": format_http_date(written),
+        b"Accept-Ranges": b"bytes",
+        # A copy may be kept, if it is asked for each time whether it is still the version there is.
+        b"Cache-Control": b"no-cache",
+        b"Content-Security-Policy": policy,
+    }
 
 
 def _partial(

@@ -16,7 +16,7 @@ same. So it is sent an interim answer if it has to wait, which one that has gone
 from __future__ import annotations
 
 import select
-import uuid
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -32,7 +32,7 @@ from zope.interface import implementer
 from httpnas.web.server import request
 from httpnas.web.server.chunks import Chunks, Counted
 from httpnas.web.server.deadlines import Deadlines, Limits
-from httpnas.web.server.head import Head, HeadReader, HeadRefused
+from httpnas.web.server.head import Head, HeadReader, HeadRefused, new_identity
 from httpnas.web.server.request import Ending, StreamingRequest
 
 #: Bytes read at a time between bodies, and the bytes of answers that may wait for the socket before
@@ -81,6 +81,7 @@ class StreamingChannel(protocol.Protocol):
     :ivar persistent: whether another request may follow.
     :ivar client: the address of the client.
     :ivar has_place: whether it may be kept; else it is closed after one request.
+    :ivar lends_socket: whether bytes go to the socket as they are, and not through TLS.
     """
 
     _log = Logger()
@@ -108,6 +109,7 @@ class StreamingChannel(protocol.Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.client = self.transport.getPeer()
+        self.lends_socket = isinstance(self.transport, Connection)
         self.transport.bufferSize = READ
         self.transport.registerProducer(self, True)
         self.has_place = self.site.take_place()
@@ -141,6 +143,18 @@ class StreamingChannel(protocol.Protocol):
     def write(self, *pieces: bytes) -> None:
         """Send *pieces*, one after the other, as one write."""
         self.transport.writeSequence(pieces)
+
+    def write_head(self, *pieces: bytes) -> None:
+        """Send the head of an answer and what comes with it, at once if the socket takes it.
+
+        The transport would wait for the next turn of the reactor, and ask the kernel twice for it.
+        """
+        transport, data = self.transport, b"".join(pieces)
+        if self.lends_socket and transport.connected and not self._buffered():
+            # When there is no room, or an error, the transport will meet the same.
+            with suppress(OSError):
+                data = data[transport.socket.send(data) :]
+        transport.write(data)
 
     def send_continue(self) -> None:
         """Tell the client to send the body (RFC 9110 section 15.2.1)."""
@@ -195,11 +209,6 @@ class StreamingChannel(protocol.Protocol):
             self._producer.stopProducing()
 
     # Lending the socket (:class:`httpnas.transfer.sender.Outlet`)
-
-    @property
-    def lends_socket(self) -> bool:
-        """Whether bytes go to the socket as they are."""
-        return isinstance(self.transport, Connection)
 
     def borrow(self) -> int | None:
         """Return the descriptor of the socket, None while bytes wait for it."""
@@ -375,7 +384,7 @@ class StreamingChannel(protocol.Protocol):
         """
         if self._deaf:
             return
-        identity = str(uuid.uuid4())
+        identity = new_identity()
         started = False
         if self.requests:
             refused = self.requests[-1]

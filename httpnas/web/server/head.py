@@ -8,6 +8,7 @@ is looked at line by line as it comes, so that what cannot become a head is refu
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -257,6 +258,13 @@ def identity_of(lines: Callable[[bytes], Sequence[bytes]]) -> str | None:
     traced = lines(b"traceparent")
     found = _TRACEPARENT.match(traced[0]) if len(traced) == 1 else None
     return found[1].decode() if found is not None and found[1].strip(b"0") else None
+
+
+def new_identity() -> str:
+    """Return a random UUID (RFC 9562 section 5.4); :mod:`uuid` takes ten times as long."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _is_length(field: bytes) -> bool:

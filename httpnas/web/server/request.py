@@ -5,8 +5,7 @@ The head of an answer goes to the connection together with the first bytes behin
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -21,7 +20,7 @@ from httpnas.fields.names import path_of
 from httpnas.web.server.application import Application, Backend, GivenUp
 from httpnas.web.server.body import Body, BodyCutShort, BodyTooSlow
 from httpnas.web.server.handlers import Handlers
-from httpnas.web.server.head import Head, identity_of
+from httpnas.web.server.head import Head, identity_of, new_identity
 
 #: Bytes of a body that are read and dropped after an early answer to keep the connection.
 DRAINED = 256 << 10
@@ -83,6 +82,7 @@ class Connection(Protocol):
 
     persistent: bool
     client: Any
+    lends_socket: bool
 
     @property
     def site(self) -> Site:
@@ -99,10 +99,6 @@ class Connection(Protocol):
     def send_continue(self) -> None:
         """Tell the client to send the body."""
 
-    @property
-    def lends_socket(self) -> bool:
-        """Whether bytes go to the socket as they are."""
-
     def borrow(self) -> int | None:
         """Return the descriptor of the socket, None while bytes wait for it."""
 
@@ -114,6 +110,9 @@ class Connection(Protocol):
 
     def write(self, *pieces: bytes) -> None:
         """Send *pieces*, one after the other, as one write."""
+
+    def write_head(self, *pieces: bytes) -> None:
+        """Send the head of an answer and what comes with it."""
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         """Let *producer* send, and pause it when the client takes nothing."""
@@ -171,7 +170,7 @@ class StreamingRequest:
         self.head = head
         self.method = head.method
         self.path, self.query = path_of(head.target), head.target.partition(b"?")[2]
-        self.id = identity_of(head.lines) or str(uuid.uuid4())
+        self.id = identity_of(head.lines) or new_identity()
         self.began = self.site.reactor.seconds()
         self.body = Body(length, channel.network, self._invite)
         self._expects = head.expects and length != 0
@@ -255,7 +254,7 @@ class StreamingRequest:
         self.setHeader(b"Server", b"httpnas")
         self.setHeader(b"Date", self.site.date)
         self.setHeader(b"X-Request-ID", self.id.encode())
-        self._set_headers(self.site.application.fields)
+        self._fields.update(self.site.application.fields)
         if self.path == b"*":
             self._answer_star()
             return
@@ -264,10 +263,6 @@ class StreamingRequest:
         except Exception:
             self._log.failure("request {id} failed", id=self.id)
             self._refuse(500, "The server failed to answer; its log says why.")
-
-    def _set_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        for name, value in fields:
-            self.setHeader(name, value)
 
     def handle(self, handler: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
         """Run *handler* to its end, whatever happens to this request.
@@ -306,8 +301,9 @@ class StreamingRequest:
             return
         for stale in _OF_THE_CONTENT:
             self._fields.pop(stale, None)
-        self._set_headers(self.site.application.fields)
-        self._set_headers(fields)
+        self._fields.update(self.site.application.fields)
+        for name, value in fields:
+            self.setHeader(name, value)
         self.setResponseCode(status)
         self.setHeader(b"Content-Type", content_type)
         self.setHeader(b"Content-Length", b"%d" % len(content))
@@ -333,6 +329,10 @@ class StreamingRequest:
             raise ValueError("a field of an answer is one line")
         self._fields[name] = value
 
+    def setHeaders(self, fields: Mapping[bytes, bytes]) -> None:
+        """Set several fields of the answer, whose values are ours."""
+        self._fields.update(fields)
+
     def vary(self, name: bytes) -> None:
         """Note that the answer depends on the field *name* of the request."""
         before = self._fields.get(b"Vary")
@@ -343,16 +343,15 @@ class StreamingRequest:
         channel = self.channel
         if channel is None or self.gone:
             return
-        head = b"" if self.startedWriting else self._begin(channel)
-        if self._has_no_body or not data:
-            if head:
-                channel.write(head)
-            return
-        self.sentLength += len(data)
-        if self._is_chunked:
-            channel.write(head, b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            channel.write(head, data)
+        head = () if self.startedWriting else (self._begin(channel),)
+        content: tuple[bytes, ...] = ()
+        if data and not self._has_no_body:
+            self.sentLength += len(data)
+            content = (b"%x\r\n" % len(data), data, b"\r\n") if self._is_chunked else (data,)
+        if head:
+            channel.write_head(*head, *content)
+        elif content:
+            channel.write(*content)
 
     def _begin(self, channel: Connection) -> bytes:
         """Return the head of the answer, which decides how its body is framed."""
