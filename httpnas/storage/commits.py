@@ -176,12 +176,15 @@ def without(record: Record, status: os.stat_result) -> Version:
     return replace(of_stat(status), size=record.size)
 
 
-def version_at(folder: int, leaf: bytes, records: Records) -> Version:
+def version_at(
+    folder: int, leaf: bytes, records: Records, status: os.stat_result | None = None
+) -> Version:
     """Return the latest version of *leaf* in *folder* that is wholly there.
 
+    :param status: as lstat(2) gives it, if that is known.
     :raises FileNotFoundError: when there is nothing.
     """
-    status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+    status = status or os.stat(leaf, dir_fd=folder, follow_symlinks=False)
     if not is_file(status):
         return of_stat(status)
     try:

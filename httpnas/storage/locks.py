@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Locked(Exception):
-    """Others hold a lock. Nothing has changed: the call is to be begun again with its claim."""
+    """Others hold a lock, or are to have a turn: the call is to be begun again with its claim."""
 
 
 class NameLocks:

@@ -180,14 +180,18 @@ class Namespace:
 
         What is made goes again when *claim* is closed, unless its change was made by then.
 
+        :raises Locked: when there are so many to make that others should have a turn.
         :raises StorageError: as :meth:`Root.make_parent`.
         """
         made: list[bytes] = []
         try:
-            return self.root.make_parent(name, self.durable, made)
+            folder = self.root.make_parent(name, self.durable, made)
         finally:
             if made:
                 claim.undoing.append(partial(self.root.unmake, made))
+        if folder is None:
+            raise Locked
+        return folder
 
     @contextmanager
     def held_file(self, name: bytes, flags: int, claim: Claim, long: bool = False) -> Iterator[int]:

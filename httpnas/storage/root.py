@@ -48,6 +48,8 @@ _SAFELY = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS
 _OPEN_HOW = struct.Struct("=QQQ")
 #: How often a walk is tried again when others change the folders that it passes.
 _TRIES = 128
+#: Folders that are made in one call: more would hold a thread for long.
+_MOST_FOLDERS = 100
 _IN_THE_WAY = "a file stands where a folder of this name is needed"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -96,6 +98,15 @@ def _step(at: int, component: bytes | str, flags: int = FOLDER) -> int:
         if stat.S_ISLNK(os.stat(component, dir_fd=at, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), component) from None
         raise
+
+
+def _is_made(at: int, component: bytes) -> bool:
+    """Make a folder in the folder *at*, or return False when something has its name."""
+    try:
+        os.mkdir(component, dir_fd=at)
+    except FileExistsError:
+        return False
+    return True
 
 
 def step_inside(at: int, component: bytes | str) -> int:
@@ -260,12 +271,14 @@ class Root:
         try:
             return self.open_parent_to_change(name)
         except NoSuchFile:
-            return self._descend(split(name)[0], None)
+            return self._descend(split(name)[0], [], 0)
 
-    def make_parent(self, name: bytes, sync: bool, made: list[bytes] | None = None) -> int:
+    def make_parent(
+        self, name: bytes, sync: bool, made: list[bytes] | None = None, most: int = _MOST_FOLDERS
+    ) -> int | None:
         """Open the folder that holds *name*, and make it and its parents when they are missing.
 
-        The caller closes it.
+        The caller closes it. It is None when there are more of them to make than *most*.
 
         :param sync: bring the entry of each new folder to stable storage.
         :param made: takes the names of the new folders, for :meth:`unmake`.
@@ -276,10 +289,15 @@ class Root:
             try:
                 return self.open_parent_to_change(name)
             except NoSuchFile:
-                before = len(made)
-                os.close(self._descend(split(name)[0], made))
-                if sync and made[before:]:
-                    self._sync_entries(made[before:])
+                new: list[bytes] = []
+                try:
+                    os.close(self._descend(split(name)[0], new, most))
+                finally:
+                    made += new
+                if sync and new:
+                    self._sync_entries(new)
+                if len(new) == most:
+                    return None
         raise StorageAway("the folder is removed again and again while it is made")
 
     def unmake(self, made: Sequence[bytes]) -> None:
@@ -291,21 +309,23 @@ class Root:
             ):
                 os.rmdir(split(name)[1], dir_fd=folder)
 
-    def _descend(self, name: bytes, made: list[bytes] | None) -> int:
+    def _descend(self, name: bytes, made: list[bytes], most: int) -> int:
         """Walk to the folder *name*, or as far as there are folders, and open where that ends.
 
-        :param made: takes the names of the folders that are made on the way; None to make none.
+        :param made: takes the names of the folders that are made on the way.
+        :param most: of how many that are.
         """
         at, done = os.dup(self.fd), 0
         with translated():
             try:
                 for component in name.split(b"/"):
-                    if made is not None:
-                        with contextlib.suppress(FileExistsError):
-                            os.mkdir(component, dir_fd=at)
-                            made.append(name[: done + len(component)])
-                    above, at = at, step_inside(at, component)
+                    is_new = len(made) < most and _is_made(at, component)
+                    if is_new:
+                        made.append(name[: done + len(component)])
+                    above, at = at, _step(at, component)
                     os.close(above)
+                    if not is_new and mount_of(at) != self.mount:
+                        raise OSError(errno.EXDEV, "something is mounted there")
                     done += len(component) + 1
             except FileNotFoundError:
                 pass  # there is no more, or somebody has removed it again: the caller tries anew
@@ -328,7 +348,7 @@ class Root:
             try:
                 for component in made[-1][len(above) :].lstrip(b"/").split(b"/"):
                     sync_folder(at)
-                    last, at = at, step_inside(at, component)
+                    last, at = at, _step(at, component)
                     os.close(last)
             finally:
                 os.close(at)

@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from httpnas.storage import pagecache
 from httpnas.storage.errors import FileCutShort
-from httpnas.transfer.disk import Disk
+from httpnas.transfer.disk import Runs
 
 #: Bytes read at a time from memory, on the reactor thread.
 BLOCK = 64 << 10
@@ -230,7 +230,7 @@ class Sender(FileSender):
     consumer: IConsumer
     deferred: Deferred[Any] | None
 
-    def __init__(self, disk: Disk | None = None) -> None:
+    def __init__(self, disk: Runs | None = None) -> None:
         self._disk = disk
         self._paused = False
         self._reading = False

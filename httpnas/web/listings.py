@@ -26,6 +26,8 @@ _MOST = 10_000
 #: How many when the client gives no limit.
 _SOME = 1000
 _CURSOR = re.compile(r"(-?[0-9]{1,30})/([^/]+)")
+#: As json.dumps(), which makes an encoder for each call that has options.
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
 _TYPES = {
     "text": b"text/plain; charset=utf-8",
     "json": b"application/json",
@@ -41,7 +43,7 @@ async def send_listing(files: Files, request: Request, name: bytes, folder: Fold
         _redirect_into(request)
         return
     pieces = _pieces(kind, name, folder, _page(request.query, kind))
-    source = None if request.method == b"HEAD" else await files.list(pieces)
+    source = None if request.method == b"HEAD" else await files.list(folder, pieces)
     request.setHeader(b"Content-Type", _TYPES[kind])
     request.setHeader(b"Cache-Control", b"no-cache")
     request.setHeader(b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'")
@@ -172,7 +174,7 @@ def _json_entry(entry: Entry) -> bytes:
         "mtime": modified(version),
         "etag": None if entry.is_folder else entity_tag(version).decode(),
     }
-    return json.dumps(fields, ensure_ascii=False).encode()
+    return _encoded(fields).encode()
 
 
 def _html(name: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:

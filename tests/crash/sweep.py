@@ -37,6 +37,7 @@ import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.threadpool import ThreadPool
 
 from httpnas.fields.digests import format_digest
 from httpnas.storage.format import Place
@@ -371,9 +372,9 @@ class _InTurn(Disk):
         super().__init__(Clock())
         self._calls: list[tuple[Deferred[Any], Callable[[], Any]]] = []
 
-    def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+    def run_in(self, pool: ThreadPool, call: Callable[[], Any]) -> Deferred[Any]:
         done = Deferred[Any]()
-        self._calls.append((done, functools.partial(call, *args, **kwargs)))
+        self._calls.append((done, call))
         return done
 
     def pump(self) -> None:

@@ -33,7 +33,7 @@ from httpnas.storage.errors import (
     StorageError,
     StorageGone,
 )
-from httpnas.storage.locks import BUCKETS, NameLocks, all_buckets
+from httpnas.storage.locks import BUCKETS, Locked, NameLocks, all_buckets
 from httpnas.storage.store import Storage
 from httpnas.storage.workspace import _MOST_ALIVE
 from tests.harness import wait_until
@@ -318,7 +318,7 @@ def test_a_source_swapped_with_a_link_moves_nothing_from_outside(
     upload(storage, b"f", b"inside")
     real = storage.root.make_parent
 
-    def late(*args: Any) -> int:
+    def late(*args: Any) -> int | None:
         (root / "f").unlink()
         (root / "f").symlink_to("../outside")
         return real(*args)
@@ -560,6 +560,40 @@ def test_what_waited_for_a_lock_in_vain_leaves_no_new_folder(storage: Storage) -
         ]:
             assert type(outcome(act)) is Contended
     assert names(storage) == [b"f"]
+
+
+def test_of_many_new_folders_a_call_makes_only_some_and_all_go_again_when_refused(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = os.mkdir
+
+    def mkdir(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        made.append(1)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    deep = b"/".join([b"d"] * 450)
+    for check in [anything, only("none")]:
+        begun = storage.begin_upload(deep + b"/f", anything)
+        calls = 0
+        with closing(begun), closing(begun.claim()) as claim:
+            while True:
+                made.clear()
+                calls += 1
+                try:
+                    begun.publish(check, claim=claim)
+                except Locked:
+                    assert len(made) == 100
+                    continue
+                except Refused:
+                    assert check is not anything
+                break
+        assert calls == 5
+        if check is anything:
+            assert read(storage, deep + b"/f") == b""
+            remove(storage, b"d")
+    assert names(storage) == []
 
 
 def test_a_folder_on_the_way_that_somebody_removes_is_made_again(

@@ -494,8 +494,8 @@ async def test_by_size_a_folder_is_read_once_and_only_a_page_is_opened_in_pool_t
     monkeypatch.undo()
     assert names(page) == ["f00", "f01", "f02"]
     assert looked == [b"f00", b"f01", b"f02", b"f03"]
-    # Read once, each stat'ed once; look stats what is on the page twice more.
-    assert len(threads) == 1 + 2 + 2
+    # Read once, each stat'ed once; look stats what is on the page once more.
+    assert len(threads) == 1 + 2 + 1
     assert threading.main_thread() not in threads
 
 
