@@ -62,8 +62,8 @@ class Site(request.Site, Protocol):
     def give_back_place(self) -> None:
         """Note that a connection that had a place is closed."""
 
-    def take_room(self) -> bool:
-        """Return whether there is room for another request."""
+    def take_room(self, length: int | None) -> bool:
+        """Return whether there is room for another request, with a body of *length* bytes."""
 
     def give_back_room(self) -> None:
         """Note that a request that had room has ended, and its answer has been taken."""
@@ -277,7 +277,7 @@ class StreamingChannel(protocol.Protocol):
         """Hand on the request with *head*, and what has come of its body."""
         received = self.site.request_class(self, head, length)
         self.persistent = head.is_persistent
-        self._has_room = received.has_room = self.has_place and self.site.take_room()
+        self._has_room = received.has_room = self.has_place and self.site.take_room(length)
         self._note(received)
         if length == 0:
             received.body.end()

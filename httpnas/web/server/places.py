@@ -38,8 +38,11 @@ CONNECTION = Cost(32 << 10, 1)
 #: A request beside its connection: what is read and not taken, and written and not sent; and the
 #: file, its folder and two locks.
 REQUEST = Cost(192 << 10, 4)
-#: The part of everything that is left to connections.
-KEEP = 1 / 8
+#: The part of everything that is left to connections, and that which long bodies leave as well, to
+#: requests that are soon over.
+KEEP, KEEP_OF_BODY = 1 / 8, 1 / 4
+#: A body of more bytes than this, or of no length, is long.
+LONG = 64 << 10
 #: Connections without a place that are open at the same time.
 EXTRA = 64
 

@@ -19,7 +19,15 @@ from httpnas.web.server.application import Application, Backend
 from httpnas.web.server.channel import StreamingChannel
 from httpnas.web.server.deadlines import Limits
 from httpnas.web.server.handlers import Awaited, Handlers
-from httpnas.web.server.places import CONNECTION, EXTRA, KEEP, REQUEST, Places
+from httpnas.web.server.places import (
+    CONNECTION,
+    EXTRA,
+    KEEP,
+    KEEP_OF_BODY,
+    LONG,
+    REQUEST,
+    Places,
+)
 from httpnas.web.server.request import StreamingRequest
 
 
@@ -125,9 +133,10 @@ class StreamingSite(ServerFactory, channel.Site):
         """Return whether there is a place for another connection."""
         return self._places.take(CONNECTION) or (self._shed() and self._places.take(CONNECTION))
 
-    def take_room(self) -> bool:
-        """Return whether there is room for another request."""
-        while not self._places.take(REQUEST, KEEP):
+    def take_room(self, length: int | None) -> bool:
+        """Return whether there is room for another request, with a body of *length* bytes."""
+        is_long = length is None or length > LONG
+        while not self._places.take(REQUEST, KEEP_OF_BODY if is_long else KEEP):
             if not self._shed():
                 return False
         return True
