@@ -40,7 +40,8 @@ class Access:
                 os.fchown(fd, -1, self._group)
         mode = self.folders if stat.S_ISDIR(status.st_mode) else self.files
         if stat.S_IMODE(status.st_mode) != mode:
-            os.fchmod(fd, mode)
+            with contextlib.suppress(OSError):  # as on FAT, where all files have the same bits
+                os.fchmod(fd, mode)
 
     def give_files(self, folder: int, names: Iterable[str | bytes]) -> None:
         """Give the files *names* in the open *folder* their rights, those that are ours."""

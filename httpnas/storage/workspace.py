@@ -375,6 +375,8 @@ class Workspace:
                 alive += 1
                 if alive == _MOST_ALIVE:
                     break
+            except PermissionError as error:  # another user's, of which nobody knows if it is alive
+                removal.kept.append((os.fsencode(run), error))
             except OSError:
                 pass
         removal.verify()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -81,6 +82,41 @@ def test_what_an_earlier_version_has_made_is_adapted(root: Path, shared: bool) -
     for path in [root / ".httpnas", own(root, "locks"), own(root, "locks") / "000"]:
         assert not {acl.ACCESS, acl.DEFAULT} & set(os.listxattr(path))
     storage.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_where_files_have_no_bits_of_their_own_a_storage_is_served(
+    root: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    monkeypatch.setattr(os, "fchown", refuse)
+    (root / ".httpnas").mkdir(mode=0o777)
+    storage = Storage(str(root), durable=False, shared=shared)
+    upload(storage, b"f", b"content")
+    assert read(storage, b"f") == b"content"
+    storage.close()
+
+
+@needs_root
+def test_what_a_daemon_of_another_user_has_left_is_told_where_it_may_not_be_removed(
+    root: Path,
+) -> None:
+    root.chmod(0o777)
+
+    def reclaim() -> str:
+        storage = Storage(".", durable=False)
+        said = str(outcome(lambda: list(storage.reclaim_abandoned())))
+        storage.close()
+        return said
+
+    assert ONE.does(root, reclaim) == "[]"
+    other = Storage(str(root), durable=False)
+    other.begin_upload(b"f", anything)
+    other.workspace.close()
+    assert "Permission denied" in ONE.does(root, reclaim)
 
 
 @needs_root
