@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -221,6 +222,25 @@ REQUESTS = {
 }
 
 
+def _status(connection: http.client.HTTPConnection, *request: Any) -> int:
+    """Return the status of the answer to *request*.
+
+    A kept connection may be closed in the moment in which it is used. So clients ask again, as RFC
+    9112 section 9.3.1 has it.
+    """
+    is_kept = connection.sock is not None
+    try:
+        connection.request(*request)
+        answer = connection.getresponse()
+    except (http.client.RemoteDisconnected, ConnectionError):
+        if not is_kept:
+            raise
+        connection.close()
+        return _status(connection, *request)
+    answer.read()
+    return answer.status
+
+
 class Client:
     """Asks again and again, on a connection for each kind of request.
 
@@ -252,11 +272,7 @@ class Client:
         while not self._stopped.wait(0.02):
             began = time.perf_counter()
             try:
-                connection.request(method, path, body)
-                answer = connection.getresponse()
-                answer.read()
-                seen.refused += answer.status != 200
-
+                seen.refused += _status(connection, method, path, body) != 200
             except (OSError, http.client.HTTPException):
                 seen.refused += 1
                 connection.close()
