@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from httpnas.storage import statx
@@ -38,10 +39,13 @@ def kind(device: int) -> str:
 
 
 def has_mount_below(folder: int, leaf: bytes) -> bool:
-    """Tell whether something is mounted at or below *leaf* in the open *folder*."""
+    """Tell whether something is mounted at or below *leaf* in the open *folder*.
+
+    :raises OSError: when the list of mounts cannot be read.
+    """
     try:
         path = os.path.join(os.readlink(b"/proc/self/fd/%d" % folder), leaf)
-    except OSError:
+    except FileNotFoundError:
         return False  # there is no /proc, and so no list of mounts
     above = statx.mount(folder)
     for fields in _mounts():
@@ -54,9 +58,6 @@ def has_mount_below(folder: int, leaf: bytes) -> bool:
 
 
 def _mounts() -> Iterator[list[bytes]]:
-    try:
-        with open("/proc/self/mountinfo", "rb") as mountinfo:
-            for line in mountinfo:
-                yield line.split()
-    except OSError:
-        pass
+    with suppress(FileNotFoundError), open("/proc/self/mountinfo", "rb") as mountinfo:
+        for line in mountinfo:
+            yield line.split()

@@ -11,6 +11,8 @@ import struct
 _NUMBER = {"x86_64": 332, "aarch64": 291}.get(platform.machine())
 _AT_EMPTY_PATH = 0x1000
 _BTIME, _MNT_ID = 0x800, 0x1000
+#: What old kernels and container runtimes say that do not know the call or forbid it.
+_UNKNOWN = (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL)
 _MASK = struct.Struct("=I")
 #: Where stx_btime (with its nanoseconds) and stx_mnt_id are in struct statx.
 _BTIME_AT, _BTIME_FORM = 80, struct.Struct("=qI")
@@ -37,7 +39,7 @@ def _asked(fd: int, wanted: int, form: struct.Struct, at: int) -> tuple[int, ...
     buffer = ctypes.create_string_buffer(256)
     if _libc.syscall(_NUMBER, fd, b"", _AT_EMPTY_PATH, wanted, buffer) != 0:
         code = ctypes.get_errno()
-        if code in (errno.ENOSYS, errno.EPERM):  # an old kernel, or a container that forbids it
+        if code in _UNKNOWN:
             return None
         raise OSError(code, os.strerror(code))
     return form.unpack_from(buffer, at) if _MASK.unpack_from(buffer)[0] & wanted else None

@@ -176,9 +176,13 @@ class Storage(Namespace):
         is_there = self.is_file(name)
         check(lambda: self.current_at(name) if is_there else None)
         self.volume.refuse_full(length)
-        with translated(), owned(self.root.open_nearest_to_change(name)) as folder:
-            self.volume.refuse_quota(folder)
-            return Upload(self, name, folder, private=is_there)
+        with translated(), contextlib.ExitStack() as undoing:
+            with owned(self.root.open_nearest_to_change(name)) as folder:
+                self.volume.refuse_quota(folder)
+                upload = Upload(self, name, folder, private=is_there)
+                undoing.callback(upload.close)
+            undoing.pop_all()
+            return upload
 
     def begin_append(
         self,
