@@ -290,6 +290,7 @@ class Workspace:
         """Open a temporary file of any daemon for the block, None when it is not there.
 
         :param path: as :meth:`path_of` gives it; empty for none.
+        :raises OSError: when that cannot be found out.
         """
         run, _, name = path.partition(b"/")
         if not run.isalnum() or not name or b"/" in name:
@@ -298,7 +299,7 @@ class Workspace:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             fd = os.open(path, flags, dir_fd=self._runs)
-        except OSError:
+        except FileNotFoundError:
             yield None
             return
         with owned(fd):

@@ -123,7 +123,7 @@ def test_a_folder_moves(page: Page) -> None:
         ("d", {"folder": "/d"}, "A folder cannot be moved into itself."),
         ("x", {"folder": "/taken"}, "A part of this path is a file, not a folder."),
         ("x", {"folder": "/.httpnas"}, "This name belongs to the server and cannot be changed."),
-        ("x", {"name": ".."}, "A name must not have '.' or '..' as one of its components."),
+        ("x", {"name": ".."}, "A name cannot be . or .."),
         ("x", {"name": "a/b"}, "A name cannot contain a slash; open the folder, or name it below."),
     ],
 )
