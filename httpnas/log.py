@@ -1,20 +1,160 @@
-"""The form of log events: lines of JSON for programs, text for people at a terminal."""
+"""Log events as lines: of JSON for programs, of text for people at a terminal."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TextIO, cast
+from queue import SimpleQueue
 
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
 from twisted.logger import formatEventAsClassicLogText as _classic
+from twisted.python import logfile
+from zope.interface import implementer
+
+#: Bytes of lines that may wait until they are written; what comes then is dropped.
+BOUND = 1 << 20
+
+_encode = json.JSONEncoder(default=str).encode
 
 
-def observer(out: TextIO) -> ILogObserver:
-    """Return an observer that writes each event to *out* as one line."""
-    isatty = getattr(out, "isatty", None)  # the log file of twistd has none
-    form = as_text if isatty is not None and isatty() else as_json
-    return cast(ILogObserver, FileLogObserver(out, form))
+class _File(logfile.LogFile):
+    """A log file that is rotated, and that others may move, remove or cut.
+
+    Twisted's own overwrites what was cut, and sets the umask of all threads for a moment.
+    """
+
+    def _openFile(self) -> None:
+        mode = 0o666 if self.defaultMode is None else self.defaultMode
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self.path, flags, mode), "ab", 0)
+        self.size = self._file.tell()
+        self.closed = False
+
+    def rotate(self) -> None:
+        """Begin another file, and number the old ones; if that cannot be, go on as before."""
+        with contextlib.suppress(OSError):
+            if os.path.exists(self.path):
+                for number in reversed([0, *self.listLogs()]):
+                    os.rename(self._numbered(number), self._numbered(number + 1))
+            self.reopen()
+
+    def _numbered(self, number: int) -> str:
+        return f"{self.path}.{number}" if number else self.path
+
+    def reopen(self) -> None:
+        """Go on in the file that now has the name; if it cannot be opened, in the old one."""
+        old = self._file
+        self._openFile()
+        old.close()
+
+
+@implementer(ILogObserver)
+class Log:
+    """Writes events as lines, in a thread of its own.
+
+    Whoever logs never waits for a reader or a disk. What finds :data:`BOUND` bytes waiting is
+    dropped, and so is what cannot be written.
+
+    :param path: of a log file, None for standard output.
+    :param dropped: is called for each line that is dropped, from any thread.
+    :raises OSError: if the file cannot be opened.
+    """
+
+    _log = Logger()
+
+    def __init__(self, path: str | None, dropped: Callable[[], object]) -> None:
+        self._file = None if path is None else _File.fromFullPath(path)
+        self.is_terminal = path is None and sys.stdout.isatty()
+        self._form = as_text if self.is_terminal else as_json
+        self._dropped = dropped
+        self._lock = threading.Lock()
+        self._waiting = self._untold = 0
+        self._todo: SimpleQueue[str | Callable[[], object]] = SimpleQueue()
+
+    def __call__(self, event: LogEvent) -> None:
+        """Let *event* be written."""
+        line = self._form(event)
+        if line is None:
+            return
+        cost = sys.getsizeof(line)
+        with self._lock:
+            fits = self._waiting + cost <= BOUND
+            if fits:
+                self._waiting += cost
+        if fits:
+            self._todo.put(line)
+        else:
+            self._drop()
+
+    def start(self) -> None:
+        """Begin to write: lines wait until then. At the end of the process, the rest is written.
+
+        SIGUSR1 begins another log file, as with ``twistd``, and SIGHUP opens it anew.
+        """
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+        atexit.register(self.flush)
+        signal.signal(signal.SIGUSR1, lambda *_: self._change_file(_File.rotate))
+        signal.signal(signal.SIGHUP, lambda *_: self._change_file(_File.reopen))
+
+    def flush(self, seconds: float = 1.0) -> None:
+        """Wait until everything is written, for *seconds* at most."""
+        flushed = threading.Event()
+        self._todo.put(flushed.set)
+        flushed.wait(seconds)
+
+    def _change_file(self, change: Callable[[_File], object]) -> None:
+        if (file := self._file) is not None:
+            self._todo.put(lambda: change(file))
+
+    def _work(self) -> None:
+        while True:
+            todo = self._todo.get()
+            if isinstance(todo, str):
+                self._write(todo)
+                continue
+            try:
+                todo()
+            except OSError:
+                self._log.failure("the log file could not be opened anew")
+
+    def _write(self, line: str) -> None:
+        try:
+            if self._file is not None:
+                self._file.write(line)
+            else:
+                _write_out(line.encode(errors="backslashreplace"))
+        except OSError:
+            self._drop()
+        else:
+            self._tell_of_dropped()
+        finally:
+            with self._lock:
+                self._waiting -= sys.getsizeof(line)
+
+    def _drop(self) -> None:
+        self._dropped()
+        with self._lock:
+            self._untold += 1
+
+    def _tell_of_dropped(self) -> None:
+        """Log how many lines are missing, now that lines are taken again."""
+        if self._untold and self._todo.empty():
+            with self._lock:
+                count, self._untold = self._untold, 0
+            self._log.warn("{count} lines were dropped here: nobody took them", count=count)
+
+
+def _write_out(line: bytes) -> None:
+    # Not by sys.stdout: what waits in its buffer would hold up the end of the process.
+    while line:
+        line = line[os.write(1, line) :]
 
 
 def as_json(event: LogEvent) -> str:
@@ -31,7 +171,7 @@ def as_json(event: LogEvent) -> str:
         record["message"] = formatEvent(event)
         if "log_failure" in event:
             record["traceback"] = event["log_failure"].getTraceback()
-    return json.dumps(record, default=str) + "\n"
+    return _encode(record) + "\n"
 
 
 def as_text(event: LogEvent) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,25 +11,12 @@ from typing import ClassVar
 from twisted.python import usage
 
 from httpnas import __version__
+from httpnas.fields.origins import origin_of
+from httpnas.launch import check_pid_file, give_up, keep_umask
 
 _PORT = 3000
 _HOST = re.compile(rb"(?:[^:/?#@\s]+|\[[0-9a-f:.]+\])\Z")
-_ORIGIN = re.compile(rb"(?:http://(?!.*:80\Z)|https://(?!.*:443\Z))[^/?#@\s]+\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-class CannotStart(SystemExit, Exception):
-    """The daemon cannot run, and has said why.
-
-    A :exc:`SystemExit`, so that Python ends with status 1 and without a traceback; and an
-    :exc:`Exception`, so that ``twistd`` removes its pid file on the way.
-    """
-
-
-def give_up(why: object) -> CannotStart:
-    """Print *why* the daemon cannot run, and return the exception to raise."""
-    print(f"httpnas: {why}", file=sys.__stderr__, flush=True)
-    return CannotStart(1)
 
 
 def _bytes(value: str) -> int | None:
@@ -42,6 +28,13 @@ def _bytes(value: str) -> int | None:
     if not number.isascii() or not number.isdigit() or len(number) > 19:
         raise ValueError(f"{value!r} is not a number of bytes (such as 1048576, 512M or 10G)")
     return int(number) * _UNITS[unit]
+
+
+def _memory(value: str) -> int:
+    size = _bytes(value) or 0
+    if size < 128 << 20:
+        raise ValueError("it must be at least 128M: the daemon takes half of that when idle")
+    return size
 
 
 def _headroom(value: str) -> int:
@@ -79,7 +72,10 @@ def _names(value: str) -> list[bytes]:
 
 
 def _hosts(value: str) -> list[bytes]:
-    hosts = _names(value)
+    hosts = [
+        b"[%b]" % name if name.count(b":") > 1 and name[:1] != b"[" else name
+        for name in _names(value)
+    ]
     for host in hosts:
         if not _HOST.match(host):
             raise ValueError(f"{host.decode()!r} is not a host name without a port")
@@ -87,19 +83,30 @@ def _hosts(value: str) -> list[bytes]:
 
 
 def _origins(value: str) -> list[bytes]:
-    origins = _names(value)
-    for origin in origins:
-        if not _ORIGIN.match(origin):
-            raise ValueError(
-                f"{origin.decode()!r} is not an origin (such as https://example.org; leave out "
-                "the port if it is the usual one)"
-            )
+    origins = []
+    for name in _names(value):
+        origin = origin_of(name)
+        if origin is None:
+            raise ValueError(f"{name.decode()!r} is not an origin (such as https://example.org)")
+        origins.append(origin)
     return origins
+
+
+def _resource_policy(value: str) -> str:
+    if value not in ("same-origin", "same-site", "cross-origin"):
+        raise ValueError(f"{value!r} is none of same-origin, same-site and cross-origin")
+    return value
 
 
 def _durability(value: str) -> str:
     if value not in ("full", "none"):
         raise ValueError(f"{value!r} is neither full nor none")
+    return value
+
+
+def _shared_by(value: str) -> str:
+    if value not in ("user", "group"):
+        raise ValueError(f"{value!r} is neither user nor group")
     return value
 
 
@@ -153,6 +160,15 @@ _OPTIONS = (
         "full: whatever was answered with 200 survives a power cut. none: it may be lost.",
     ),
     _Option(
+        "shared-by",
+        None,
+        "HTTPNAS_SHARED_BY",
+        "user",
+        _shared_by,
+        "Whose daemons may use the storage: user: those of this user. group: those of the folder's "
+        "group.",
+    ),
+    _Option(
         "max-upload",
         None,
         "HTTPNAS_MAX_UPLOAD",
@@ -161,12 +177,28 @@ _OPTIONS = (
         "Largest body that is accepted, in bytes or with K, M, G or T.",
     ),
     _Option(
+        "memory",
+        None,
+        "HTTPNAS_MEMORY",
+        "512M",
+        _memory,
+        "Memory that the daemon may take, in bytes or with K, M, G or T.",
+    ),
+    _Option(
         "stall",
         None,
         "HTTPNAS_STALL",
         "300",
         _positive_seconds,
         "A transfer that moves less than 64 KiB in this many seconds is ended.",
+    ),
+    _Option(
+        "idle",
+        None,
+        "HTTPNAS_IDLE",
+        "75",
+        _positive_seconds,
+        "Seconds for which a connection without a request is kept open.",
     ),
     _Option(
         "patience",
@@ -202,18 +234,31 @@ _OPTIONS = (
         without="none",
     ),
     _Option(
+        "resource-policy",
+        None,
+        "HTTPNAS_RESOURCE_POLICY",
+        "same-origin",
+        _resource_policy,
+        "Whose pages may show stored pictures, media, styles and the like: same-origin (the "
+        "daemon's own), same-site or cross-origin (all).",
+    ),
+    _Option(
         "hosts",
         None,
         "HTTPNAS_HOSTS",
         "",
         _hosts,
-        "Host names that the daemon answers to, without ports, separated by spaces.",
+        "Host names that the daemon answers to, without ports, separated by spaces; * for any.",
+        without="any; on loopback only localhost, 127.0.0.1 and [::1]",
     ),
 )
 
 
 class Options(usage.Options):
-    """The options of ``twistd httpnas``. The environment supplies those that are not given."""
+    """The options of ``twistd httpnas``. The environment supplies those that are not given.
+
+    :ivar given: the names of those that have a value that is not the default.
+    """
 
     synopsis = "[options]"
     longdesc = (
@@ -226,12 +271,14 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self.given: set[str] = set()
 
     def opt_listen(self, description: str) -> None:
         self["listen"].append(description)
 
     opt_listen.__doc__ = (
-        "Where to listen: a Twisted endpoint description, or a port on loopback. Can be repeated. "
+        "Where to listen: a port on loopback, *:PORT for all addresses of IPv4 and IPv6, or a "
+        "Twisted endpoint description. Can be repeated. "
         "[HTTPNAS_LISTEN, several separated by spaces, or PORT for another port; default: "
         f"tcp:{_PORT}:interface=127.0.0.1]"
     )
@@ -246,11 +293,19 @@ class Options(usage.Options):
         """Parse *options* and the environment; an error ends the daemon with one line."""
         try:
             super().parseOptions(options)
+            self.given = {
+                option.name
+                for option in _OPTIONS
+                if self[option.name] is not None or os.environ.get(option.variable)
+            }
             for option in _OPTIONS:
                 self[option.name] = option.value(self[option.name], os.environ)
+            self["listen"] = self["listen"] or _default_listen(os.environ)
         except usage.UsageError as error:
             raise give_up(error) from None
-        self["listen"] = self["listen"] or _default_listen(os.environ)
+        if self.parent is not None:
+            check_pid_file(self.parent["pidfile"])
+            keep_umask(self.parent)
 
     def parseArgs(self, *arguments: str) -> None:
         """Take no arguments."""
@@ -259,5 +314,9 @@ class Options(usage.Options):
 
 
 def _default_listen(environment: Mapping[str, str]) -> list[str]:
-    given = environment.get("HTTPNAS_LISTEN", "").split()
-    return given or [f"tcp:{environment.get('PORT') or _PORT}:interface=127.0.0.1"]
+    if given := environment.get("HTTPNAS_LISTEN", "").split():
+        return given
+    port = environment.get("PORT") or str(_PORT)
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise usage.UsageError(f"PORT: {port!r} is not the number of a port")
+    return [f"tcp:{port}:interface=127.0.0.1"]

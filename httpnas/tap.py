@@ -5,30 +5,31 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from httpnas import __version__
+from httpnas.endpoints import endpoint
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Tell, admit_all, tell_nobody
 from httpnas.files.trace import Trace
-from httpnas.log import observer
-from httpnas.options import Options, give_up
+from httpnas.launch import give_up, keep_stderr, open_log
+from httpnas.options import Options
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
+from httpnas.transfer.budget import Budget, Memory, descriptors_left
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
@@ -41,6 +42,7 @@ from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.places import EXTRA, Places
 from httpnas.web.server.site import StreamingSite
 
 __all__ = ["Options", "makeService"]
@@ -49,17 +51,23 @@ __all__ = ["Options", "makeService"]
 _LAST = 5.0
 #: Seconds between two searches for what dead daemons have left.
 _RECLAIM = 300.0
+#: Seconds between two looks whether memory can be given back.
+_TRIM = 5.0
+
+
+def _use_monotonic_clock(reactor: Any) -> None:
+    """Let *reactor* measure time by a clock that nobody can set (CLOCK_MONOTONIC).
+
+    Twisted's own is the wall clock: all that waits would be late, or cut off, when that is set.
+    """
+    reactor.seconds = time.monotonic
 
 
 def _endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """Return the endpoint for *description*; a number alone is a port on loopback."""
-    if description.isdigit():
-        description = f"tcp:{description}:interface=127.0.0.1"
     try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
+        return endpoint(reactor, description)
     except Exception as error:
         raise give_up(f"--listen {description}: {error}") from error
-    return endpoint
 
 
 @dataclass(frozen=True)
@@ -112,13 +120,18 @@ def make_site(
     limits: Limits,
     metrics: Metrics,
     options: Mapping[str, Any],
+    places: Places | None = None,
 ) -> StreamingSite:
-    """Return a site in which *doors* stand open; options as in :func:`make_doors`."""
+    """Return a site in which *doors* stand open; options as in :func:`make_doors`.
+
+    :param places: room for connections and requests, None for any number.
+    """
     router = Router(options["cors-origins"], options["hosts"])
     for door in doors:
         door.mount(router)
-    application = NasApplication(metrics)
-    return StreamingSite(router.resource(), Request, reactor, limits, watchdog, application)
+    application = NasApplication(metrics, options["resource-policy"])
+    places = places or Places(Budget(), Budget())
+    return StreamingSite(router.route, Request, reactor, limits, watchdog, application, places)
 
 
 class Daemon(Service):
@@ -135,38 +148,48 @@ class Daemon(Service):
     def __init__(self, reactor: Any, options: Options, storage: Storage, metrics: Metrics) -> None:
         self._reactor = reactor
         self._options = options
-        self._engine = engine = make_engine(reactor, Disk(reactor), storage, options["patience"])
-        limits = Limits(stall=options["stall"])
+        self._metrics = metrics
+        self._let_stderr_go: Callable[[], object] = lambda: None
+        memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
+        disk = Disk(reactor, memory=memory)
+        self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
+        limits = Limits(stall=options["stall"], idle=options["idle"])
         doors = make_doors(engine, metrics, options)
-        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options)
+        places = Places(memory, Budget(descriptors_left() - EXTRA))
+        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options, places)
         self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         self.ports: list[IListeningPort] = []
         self._signals = 0
         self._reclaiming = LoopingCall(self._reclaim)
         self._reclaiming.clock = reactor
+        self._trimming = LoopingCall(memory.trim)
+        self._trimming.clock = reactor
 
     def setServiceParent(self, parent: Any) -> None:
-        """Set the format of the log, unless ``twistd`` was told to log elsewhere or otherwise."""
+        """Set up the log of *parent*, while there is still a standard error."""
         twistd: Mapping[str, Any] = self._options.parent or {}
-        if not twistd.get("syslog") and (twistd.get("nodaemon") or twistd.get("logfile")):
-            path = twistd.get("logfile") or "-"
-            out = sys.stdout if path == "-" else LogFile.fromFullPath(path)
-            parent.setComponent(ILogObserver, observer(out))
+        self._lines = open_log(twistd, parent, self._metrics.line_dropped)
+        if not twistd.get("nodaemon"):
+            self._let_stderr_go = keep_stderr()
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Begin to listen, while ports below 1024 can still be opened."""
-        for description, endpoint in self._endpoints:
+        self._lines.start()
+        for description, place in self._endpoints:
             failures: list[Failure] = []
-            endpoint.listen(self.site).addCallbacks(self.ports.append, failures.append)
+            place.listen(self.site).addCallbacks(self.ports.append, failures.append)
             if failures:
                 raise give_up(f"cannot listen on {description}: {_reason(failures[0].value)}")
+        if not self._options["hosts"]:
+            self._options["hosts"] += _names_of_loopback(self.ports)
 
     def startService(self) -> None:
         """Begin to serve."""
         super().startService()
         self._engine.disk.start()
         self._reclaiming.start(_RECLAIM)
+        self._trimming.start(_TRIM, now=False)
         # What exists now stays: searching it for garbage would hold up the reactor.
         gc.collect()
         gc.freeze()
@@ -175,7 +198,13 @@ class Daemon(Service):
                 "the records of files are kept beside them and not in user xattrs, which makes "
                 "uploads and appends slower"
             )
+        if not self._engine.watchdog.storage.syncs_folders:
+            self._log.warn(
+                "this file system does not sync folders: after a power cut of its server, names "
+                "may be as they were before the latest uploads, moves and deletes"
+            )
         self._reactor.callWhenRunning(self._is_running)
+        self._let_stderr_go()
 
     def _is_running(self) -> None:
         """Log that the daemon is running, once a signal would stop it properly."""
@@ -193,7 +222,10 @@ class Daemon(Service):
 
     def _take_signals(self) -> None:
         """Stop with status 0 at a signal; those of ``twistd`` end with the signal."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ends = [signal.SIGTERM, signal.SIGINT]
+        if self._lines.is_terminal:
+            ends.append(signal.SIGHUP)  # the terminal has gone
+        for number in ends:
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
 
     def _signalled(self) -> None:
@@ -213,12 +245,14 @@ class Daemon(Service):
         leaving.cancel()
         leaving = _leave_after(_LAST, self._tell_of_hang)
         self._reclaiming.stop()
+        self._trimming.stop()
         self._engine.disk.stop()
         self._engine.watchdog.storage.close()
         leaving.cancel()
 
     def _tell_of_hang(self) -> None:
         self._log.critical("the disk does not answer: ended without waiting for it")
+        self._lines.flush()
 
     def _stop_listening(self) -> Deferred[Any]:
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
@@ -234,6 +268,20 @@ class Daemon(Service):
 
 def _reason(error: BaseException | None) -> object:
     return error.socketError if isinstance(error, CannotListenError) else error
+
+
+def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
+    """Return the names that requests may be for when all *ports* are on loopback, else none.
+
+    A browser reaches loopback by the name of any site that points there (DNS rebinding).
+    """
+    names = ["localhost", "127.0.0.1", "[::1]"]
+    for port in ports:
+        host = getattr(port.getHost(), "host", None)
+        if host is None or not ip_address(host).is_loopback:
+            return []
+        names.append(f"[{host}]" if ":" in host else host)
+    return [name.encode() for name in names]
 
 
 def _address(port: IListeningPort) -> str:
@@ -266,12 +314,26 @@ def _open_storage(options: Options, metrics: Metrics) -> Storage:
         if not os.path.isdir(path):
             os.makedirs(path)
             Daemon._log.info("made the folder {path}", path=os.path.abspath(path))
-        return Storage(path, options["durability"] == "full", metrics.step)
+        storage = Storage(
+            path,
+            options["durability"] == "full",
+            metrics.step,
+            shared=options["shared-by"] == "group",
+        )
+    except FileExistsError:
+        raise give_up(f"--storage {path}: it is not a folder") from None
     except (OSError, StorageError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise give_up(f"--storage {path}: {reason}") from error
     finally:
         leaving.cancel()
+    if "durability" in options.given and not storage.syncs_folders:
+        storage.close()
+        raise give_up(
+            f"--storage {path}: this file system does not sync folders, which --durability full "
+            "asks for: without that option, the daemon syncs what it can"
+        )
+    return storage
 
 
 def makeService(options: Options) -> IService:
@@ -283,5 +345,6 @@ def makeService(options: Options) -> IService:
         )
     from twisted.internet import reactor  # noqa: PLC0415  (importing it installs it)
 
+    _use_monotonic_clock(reactor)
     metrics = Metrics()
     return Daemon(reactor, options, _open_storage(options, metrics), metrics)

@@ -35,6 +35,7 @@ from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
 from httpnas.web.routing import Door
 from httpnas.web.server.deadlines import Limits
+from httpnas.web.server.places import Places
 from tests.private import runs_of
 
 #: Seconds after which a test that waits for something gives up.
@@ -45,6 +46,7 @@ TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 DEFAULTS: dict[str, Any] = {
     "cors-origins": [],
     "hosts": [],
+    "resource-policy": "same-origin",
     "headroom": 0,
     "patience": 45,
     "max-upload": None,
@@ -55,6 +57,7 @@ class Nas:
     """A daemon in this process, serving the real folder *root* at a real port.
 
     :param clock: the time of its connections, which passes only when a test lets it.
+    :param places: room for connections and requests, None for any number.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Nas:
         durable: bool = False,
         more_doors: Callable[[Engine], Iterable[Door]] = lambda engine: (),
         clock: Clock | None = None,
+        places: Places | None = None,
         **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
@@ -80,11 +84,11 @@ class Nas:
         doors = [*make_doors(self.engine, metrics, options), *more_doors(self.engine)]
         limits = limits or Limits()
         self.site = make_site(
-            clock or reactor, doors, self.engine.watchdog, limits, metrics, options
+            clock or reactor, doors, self.engine.watchdog, limits, metrics, options, places
         )
         self._listening = reactor.listenTCP(
             0,
-            self.site,  # type: ignore[arg-type]  # as is Twisted's own Site
+            self.site,
             interface="127.0.0.1",
         )
         address = self._listening.getHost()
@@ -277,6 +281,7 @@ class Twistd:
     """A real ``twistd -n httpnas`` on *root*.
 
     :param listen: where it listens; None leaves that to the other options and the environment.
+    :param under: the command that starts it, such as ``prlimit`` with its options.
     """
 
     def __init__(
@@ -287,6 +292,7 @@ class Twistd:
         listen: str | None = "tcp:0:interface=127.0.0.1",
         cwd: Path | None = None,
         terminal: bool = False,
+        under: Sequence[str] = (),
     ) -> None:
         self.root = root
         cwd = cwd or root.parent
@@ -296,6 +302,7 @@ class Twistd:
         stdout = self._terminal() if terminal else handle
         self.process = subprocess.Popen(
             [
+                *under,
                 *TWISTD,
                 "-n",
                 "--pidfile=",
@@ -306,7 +313,7 @@ class Twistd:
             ],
             stdout=stdout,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HTTPNAS_HOSTS": "*", **(env or {})},
             cwd=cwd,
         )
         for fd in {handle, stdout}:
@@ -337,11 +344,12 @@ class Twistd:
         return self.log_path.read_text()
 
     def memory(self) -> int:
-        """Return the memory the daemon has in use, in bytes."""
+        """Return the memory the daemon has in use, in bytes.
+
+        Pages of files that it has mapped do not count: the kernel takes them when it likes.
+        """
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found
-        return int(found[1]) << 10
+        return sum(int(kib) << 10 for kib in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -20,3 +21,13 @@ def own(root: Path, folder: str) -> Path:
 def runs_of(root: Path) -> Path:
     """Return the folder with the working folder of each daemon."""
     return own(root, "run")
+
+
+def keep_records(root: Path, place: format.Place) -> None:
+    """Let the records of files in the storage *root*, which no daemon has seen yet, be at *place*.
+
+    With ``beside`` all is done as where there are no user xattrs.
+    """
+    (root / ".httpnas").mkdir(exist_ok=True)
+    chosen = {"format": format.NUMBER, "records": place}
+    (root / ".httpnas/format").write_text(json.dumps(chosen))

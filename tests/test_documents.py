@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from jinja2 import Environment
 
 from tests.harness import twistd
 
@@ -55,3 +56,10 @@ def test_the_readme_opens_with_the_two_commands() -> None:
         "make run",
         "make test",
     ]
+
+
+def test_a_template_of_airflow_loses_its_last_newline_unless_told_otherwise() -> None:
+    assert '{"keep_trailing_newline": True}' in (ROOT / "docs" / "clients.md").read_text()
+    assert Environment().from_string("a line\n").render() == "a line"
+    told = Environment(keep_trailing_newline=True)
+    assert told.from_string("a line\n").render() == "a line\n"

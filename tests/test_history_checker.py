@@ -34,6 +34,10 @@ def move(start: float, end: float, status: int | None = 200, **more: Any) -> Cal
     return call("move", start, end, status, target="b", **more)
 
 
+def folder(kind: str, start: float, end: float, status: int | None = 200, **more: Any) -> Call:
+    return call(f"{kind} folder", start, end, status, name="x", **more)
+
+
 GOOD = {
     "nothing": [],
     "one after the other": [read(None, 0, 1), write("x", 2, 3), read("x", 4, 5)],
@@ -75,6 +79,32 @@ GOOD = {
         write("y", 3, 8, name="b"),
         read("x", 10, 11, name="b"),
         read(None, 10, 11),
+    ],
+    "a restored copy": [
+        write("x", 0, 1),
+        append("y", 2, 3),
+        call("write", 4, 5, restored=("x",)),
+        append("z", 6, 7, seen=2),
+        read("xz", 8, 9),
+    ],
+    "a folder that is moved beside a write": [
+        write("p", 0, 1, name="x/f"),
+        folder("move", 2, 9, target="y"),
+        write("q", 3, 8, name="x/g"),
+        read("p", 10, 11, name="y/f"),
+        read("q", 10, 11, name="x/g"),
+    ],
+    "a folder that is moved there and back": [
+        write("p", 0, 2, name="x/f"),
+        folder("move", 1, 4, target="y"),
+        call("move folder", 3, 5, name="y", target="x"),
+        read("p", 6, 7, name="x/f"),
+    ],
+    "a folder that is not moved onto an empty one": [folder("move", 0, 1, 412, target="y")],
+    "a folder that is gone, with no answer": [
+        write("p", 0, 1, name="x/f"),
+        folder("delete", 2, inf, None),
+        read(None, 3, 4, name="x/f"),
     ],
     "an offset, refused": [write("x", 0, 1), append("y", 2, 3, 409, offset=5, seen=1)],
 }
@@ -129,6 +159,26 @@ BAD = {
         read("x", 5, 6),
     ],
     "a deleted file that comes back": [write("x", 0, 1), call("delete", 2, 3), read("x", 4, 5)],
+    "a file that stays where its folder was moved away": [
+        write("p", 0, 1, name="x/f"),
+        folder("move", 2, 3, target="y"),
+        read("p", 4, 5, name="x/f"),
+    ],
+    "half of a folder moved": [
+        write("p", 0, 1, name="x/f"),
+        write("q", 0, 1, name="x/g"),
+        folder("move", 2, inf, None, target="y"),
+        read("p", 3, 4, name="y/f"),
+        read(None, 5, 6, name="y/g"),
+    ],
+    "a folder missing that has a file": [
+        write("p", 0, 1, name="x/f"),
+        folder("delete", 2, 3, 404),
+    ],
+    "a folder moved onto one with a file": [
+        write("p", 0, 1, name="y/f"),
+        folder("move", 2, 3, target="y"),
+    ],
     "an answer that never was": [write("x", 0, 1), call("delete", 2, 3, 404)],
 }
 

@@ -20,7 +20,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"fields", "storage", "transfer", "files"},
         {"twisted.web", "klein", "werkzeug", "treq"},
     ),
-    "web.server": ({"fields", "web.server"}, {"klein", "werkzeug", "treq"}),
+    "web.server": ({"fields", "web.server"}, {"twisted.web", "klein", "werkzeug", "treq"}),
     "web.doors": (
         {"fields", "storage", "transfer", "files", "web"},
         {"twisted.web", "klein", "werkzeug", "treq"},

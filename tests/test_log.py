@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-import io
 import json
+import os
 import re
 import socket
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPu
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from httpnas.log import as_json, as_text, observer
+from httpnas.log import _File, as_json, as_text
 from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, connect, wait_until
 
@@ -153,17 +154,38 @@ def test_other_events_are_told_with_their_traceback(
         assert record["level"] == "critical"
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_a_log_file_is_rotated_without_touching_the_umask_of_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    path.touch(0o640)
+    file = _File.fromFullPath(str(path))
+    monkeypatch.setattr("os.umask", lambda _: pytest.fail("the umask of all threads was set"))
+    for number in range(3):
+        file.write(f"{number}\n")
+        file.rotate()
+    assert [(tmp_path / f"log.{n}").read_text() for n in (1, 2, 3)] == ["2\n", "1\n", "0\n"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.parametrize(("out", "start"), [(io.StringIO, "{"), (Terminal, "2001-09-09T01:46")])
-def test_people_get_text_and_programs_json(out: type[io.StringIO], start: str) -> None:
-    file = out()
-    observer(file)(event())
-    assert file.getvalue().startswith(start)
-    assert file.getvalue().count("\n") == 1
+def test_a_log_file_that_was_cut_goes_on_at_its_new_end(tmp_path: Path) -> None:
+    file = _File.fromFullPath(str(tmp_path / "log"))
+    file.write("before\n")
+    os.truncate(tmp_path / "log", 0)
+    file.write("after\n")
+    assert (tmp_path / "log").read_text() == "after\n"
+
+
+def test_a_log_file_that_cannot_be_renamed_or_opened_again_is_written_on(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    file = _File.fromFullPath(str(folder / "log"))
+    os.rename(folder, tmp_path / "elsewhere")
+    file.rotate()
+    with pytest.raises(FileNotFoundError):
+        file.reopen()
+    file.write("line\n")
+    assert (tmp_path / "elsewhere" / "log").read_text() == "line\n"
 
 
 # What is told of a request

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from httpnas.options import CannotStart, Options
+from httpnas.launch import CannotStart
+from httpnas.options import Options
 
 
 @pytest.fixture(autouse=True)
@@ -19,18 +20,21 @@ def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--nonsense"], {}, "nonsense"),
         (["leftover"], {}, "leftover"),
         (["--durability", "some"], {}, "--durability: 'some'"),
+        (["--shared-by", "all"], {}, "--shared-by: 'all'"),
         (["--max-upload", "much"], {}, "--max-upload: 'much'"),
         (["--max-upload", "-1"], {}, "--max-upload: '-1'"),
+        (["--memory=64M"], {}, "--memory: it must be at least 128M"),
+        ([], {"HTTPNAS_MEMORY": "much"}, "HTTPNAS_MEMORY: 'much'"),
         (["--stall", "soon"], {}, "--stall: 'soon'"),
         (["--stall", "0"], {}, "--stall: it must be more than 0 seconds"),
         (["--drain", "-1"], {}, "--drain: '-1'"),
         (["--drain", "nan"], {}, "--drain: 'nan'"),
         (["--hosts=nas:3000"], {}, "--hosts: 'nas:3000'"),
         (["--hosts=nas/x"], {}, "--hosts: 'nas/x'"),
-        (["--cors-origins=https://a.example:443"], {}, "--cors-origins: 'https://a.example:443'"),
-        (["--cors-origins=http://a.example:80"], {}, "--cors-origins: 'http://a.example:80'"),
+        (["--cors-origins=null"], {}, "--cors-origins: 'null'"),
         (["--cors-origins=a.example"], {}, "--cors-origins: 'a.example'"),
         (["--cors-origins=https://a.example/"], {}, "--cors-origins: 'https://a.example/'"),
+        (["--resource-policy=all"], {}, "--resource-policy: 'all'"),
         (["--headroom=lots"], {}, "--headroom: 'lots'"),
         ([], {"HTTPNAS_DURABILITY": "some"}, "HTTPNAS_DURABILITY: 'some'"),
         ([], {"HTTPNAS_DRAIN": "long"}, "HTTPNAS_DRAIN: 'long'"),
@@ -51,3 +55,15 @@ def test_what_could_never_hold_is_refused_with_one_line_and_status_1(
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("httpnas: ") and said in lines[0]
+
+
+def test_an_origin_may_be_spelled_in_any_way() -> None:
+    options = Options()
+    options.parseOptions(["--cors-origins=HTTPS://A.Example:443 http://b:80 http://b:443"])
+    assert options["cors-origins"] == [b"https://a.example", b"http://b", b"http://b:443"]
+
+
+def test_a_host_may_be_an_ipv6_address_with_or_without_brackets() -> None:
+    options = Options()
+    options.parseOptions(["--hosts=fd00::1 [fd00::2] 10.0.0.1 fd00:1:2:3:4:5:6:7"])
+    assert options["hosts"] == [b"[fd00::1]", b"[fd00::2]", b"10.0.0.1", b"[fd00:1:2:3:4:5:6:7]"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import select
 import signal
 import socket
 import stat
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,24 +34,30 @@ OPTIONS = [
     "--listen",
     "--storage",
     "--durability",
+    "--shared-by",
     "--max-upload",
     "--stall",
+    "--idle",
     "--drain",
     "--headroom",
     "--cors-origins",
     "--hosts",
+    "--resource-policy",
 ]
 VARIABLES = [
     "HTTPNAS_LISTEN",
     "PORT",
     "STORAGE_PATH",
     "HTTPNAS_DURABILITY",
+    "HTTPNAS_SHARED_BY",
     "HTTPNAS_MAX_UPLOAD",
     "HTTPNAS_STALL",
+    "HTTPNAS_IDLE",
     "HTTPNAS_DRAIN",
     "HTTPNAS_HEADROOM",
     "HTTPNAS_CORS_ORIGINS",
     "HTTPNAS_HOSTS",
+    "HTTPNAS_RESOURCE_POLICY",
 ]
 
 
@@ -87,9 +96,8 @@ def test_help_explains_every_option_and_its_variable(tmp_path: Path) -> None:
         (["--listen", "nonsense:1"], {}, "nonsense"),
         (["--listen", "tcp:99999"], {}, "99999"),
         (["--storage", "/dev/null/x"], {}, "/dev/null/x"),
-        (["--storage", "/dev/null"], {}, "/dev/null"),
         ([], {"HTTPNAS_DRAIN": "long"}, "HTTPNAS_DRAIN"),
-        ([], {"PORT": "http"}, "http"),
+        ([], {"PORT": "65536"}, "PORT: '65536'"),
     ],
 )
 def test_what_is_wrong_ends_the_daemon_with_one_line_and_status_1(
@@ -102,22 +110,49 @@ def test_what_is_wrong_ends_the_daemon_with_one_line_and_status_1(
     assert "Traceback" not in ended.stdout
 
 
-def test_a_taken_port_ends_the_daemon_with_one_line_and_no_pid_file(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        ended = run(tmp_path, "-n", "httpnas", "--listen", f"tcp:{port}:interface=127.0.0.1")
-    assert ended.returncode == 1
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert str(port) in ended.stderr
-    assert not (tmp_path / "twistd.pid").exists()
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_root_that_can_not_be_written_to_ends_the_daemon(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
     ended = run(tmp_path, "-n", "--pidfile=", "httpnas", "--storage", str(root))
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+
+
+def _without_synced_folders(folder: Path) -> dict[str, str]:
+    """Return an environment in which Python meets a file system that does not sync folders."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import errno, os, stat\n"
+        "real = os.fsync\n"
+        "def fsync(fd):\n"
+        "    if stat.S_ISDIR(os.fstat(fd).st_mode):\n"
+        "        raise OSError(errno.EINVAL, 'Invalid argument')\n"
+        "    real(fd)\n"
+        "os.fsync = fsync\n"
+    )
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def test_where_folders_are_not_synced_it_warns_and_changes_are_made(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", env=_without_synced_folders(tmp_path / "python")) as daemon:
+        assert "does not sync folders" in daemon.log()
+        request = b"POST /file/new/f HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"
+        assert ask(daemon.port, request)[0] == 200
+    assert (tmp_path / "root/new/f").read_bytes() == b"x"
+
+
+def test_where_folders_are_not_synced_full_durability_is_refused_with_one_line(
+    tmp_path: Path,
+) -> None:
+    env = _without_synced_folders(tmp_path / "python")
+    (tmp_path / "root").mkdir()
+    listen = "--listen=tcp:0:interface=127.0.0.1"
+    arguments = ["-n", "--pidfile=", "httpnas", listen, f"--storage={tmp_path / 'root'}"]
+    ended = run(tmp_path, *arguments, "--durability=full", **env)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "does not sync folders" in ended.stderr
+    assert run(tmp_path, *arguments, **env, HTTPNAS_DURABILITY="full").stderr == ended.stderr
+    assert list(runs_of(tmp_path / "root").iterdir()) == []
 
 
 def test_a_missing_storage_folder_is_made_and_said_in_the_log(tmp_path: Path) -> None:
@@ -168,6 +203,35 @@ def test_the_log_is_text_at_a_terminal(tmp_path: Path) -> None:
     with twistd(tmp_path / "root", terminal=True) as daemon:
         ask(daemon.port, b"GET /file/none HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: " 404 GET /none " in daemon.log(), "a line of text")
+
+
+@pytest.mark.parametrize("kernel", ["with IPv6", "without IPv6"])
+def test_a_star_means_all_addresses_of_both_families(tmp_path: Path, kernel: str) -> None:
+    env, reached = {}, ["127.0.0.1", "::1"]
+    if kernel == "without IPv6":
+        (tmp_path / "sitecustomize.py").write_text(
+            "import socket\nsocket.has_dualstack_ipv6 = lambda: False\n"
+        )
+        env, reached = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, ["127.0.0.1"]
+    port, log = free_port(), tmp_path / "log"
+    with started(tmp_path, "-n", "--logfile=log", listen=f"*:{port}", port=port, env=env):
+        for address in reached:
+            with socket.create_connection((address, port)) as client:
+                client.sendall(b"GET /file/none HTTP/1.0\r\n\r\n")
+                assert b" 404 " in receive_all(client)
+        if len(reached) == 1:
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("::1", port))
+        wait_until(lambda: log.read_text().count("/none") == len(reached), "lines of the log")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["client"] for line in lines if line.get("name") == "/none"] == reached
+
+
+def test_an_idle_connection_is_closed_after_the_idle_time(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", "--idle=0.1") as daemon, connect(daemon.port) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert receive_answer(client)[0] == 200
+        assert client.recv(1) == b""
 
 
 def _begin_upload(port: int) -> socket.socket:
@@ -343,8 +407,10 @@ def test_a_disk_that_hangs_does_not_keep_a_daemon_from_stopping(
     tmp_path: Path, signals: int
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, time, httpnas.tap\n"
-        "os.fsync = lambda fd: time.sleep(60)\n"
+        "import os, stat, time, httpnas.tap\n"
+        "def fsync(fd):\n"
+        "    time.sleep(60 if stat.S_ISREG(os.fstat(fd).st_mode) else 0)\n"
+        "os.fsync = fsync\n"
         "httpnas.tap._LAST = 0.5\n"
     )
     (tmp_path / "root").mkdir()
@@ -384,3 +450,209 @@ def test_an_empty_headroom_is_none(tmp_path: Path) -> None:
     with twistd(tmp_path / "root", "--headroom=") as daemon:
         ready = talk(daemon.port, [b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"])
         assert ready.startswith(b"HTTP/1.1 200 ")
+
+
+# In the background
+
+
+@contextlib.contextmanager
+def started(
+    cwd: Path,
+    *twistd_options: str,
+    port: int | None = None,
+    listen: str | None = None,
+    stdout: int | None = None,
+    env: dict[str, str] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Start a daemon, in the background unless told otherwise; yield its port and process."""
+    port = port or free_port()
+    run = subprocess.Popen(
+        [*TWISTD, *twistd_options, "httpnas", f"--listen={listen or port}"],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HTTPNAS_HOSTS": "*", **(env or {})},
+        stdout=stdout,
+    )
+    pid_file = cwd / "twistd.pid"
+    try:
+        if "-n" not in twistd_options:
+            assert run.wait(timeout=20) == 0
+        wait_until(lambda: pid_file.exists() and answers(port), "the daemon to listen")
+        yield port, int(pid_file.read_text())
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        run.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        return get(port, "/health").startswith(b"HTTP/1.1 200 ")
+    return False
+
+
+def get(port: int, path: str) -> bytes:
+    return talk(port, [f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()])
+
+
+def test_files_have_the_same_rights_in_the_background_as_in_the_foreground(tmp_path: Path) -> None:
+    with started(tmp_path, "--logfile=log") as (port, _):
+        talk(port, [b"POST /file/d/f HTTP/1.0\r\nContent-Length: 1\r\n\r\nx"])
+    umask = os.umask(0)
+    os.umask(umask)
+    for path, mode in (("storage/d", 0o777), ("storage/d/f", 0o666), ("log", 0o666)):
+        assert stat.S_IMODE((tmp_path / path).stat().st_mode) == mode & ~umask, path
+
+
+def test_a_umask_that_twistd_was_given_is_the_umask(tmp_path: Path) -> None:
+    with started(tmp_path, "--umask=027") as (port, _):
+        talk(port, [b"POST /file/f HTTP/1.0\r\nContent-Length: 1\r\n\r\nx"])
+    assert stat.S_IMODE((tmp_path / "storage" / "f").stat().st_mode) == 0o640
+
+
+def test_the_log_in_the_background_has_lines_of_json_and_begins_anew_at_sigusr1(
+    tmp_path: Path,
+) -> None:
+    log, old = tmp_path / "twistd.log", tmp_path / "twistd.log.1"
+    with started(tmp_path) as (port, pid):
+        os.kill(pid, signal.SIGUSR1)
+        wait_until(old.exists)
+        get(port, "/file/none")
+        wait_until(lambda: '"/none"' in log.read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not (tmp_path / "twistd.pid").exists(), "the daemon to end")
+        wait_until(lambda: "Shut Down" in log.read_text())
+    lines = [json.loads(line) for path in (old, log) for line in path.read_text().splitlines()]
+    assert "/none" in [line.get("name") for line in lines]
+
+
+def test_a_log_file_that_was_moved_is_opened_anew_at_sighup(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with started(tmp_path, "-n", "--logfile=log") as (port, pid):
+        for n, number in enumerate([signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP]):
+            log.rename(tmp_path / f"old{n}")
+            os.kill(pid, number)
+            wait_until(log.exists, f"a new log file at {number}")
+            get(port, "/file/none")
+            wait_until(lambda: "/none" in log.read_text())
+    assert all("/none" in (tmp_path / f"old{n}").read_text() for n in (1, 2))
+
+
+def test_signals_about_log_files_do_not_end_a_daemon_that_has_none(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root") as daemon:
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            daemon.process.send_signal(number)
+            assert answers(daemon.port)
+        daemon.terminate()
+        assert daemon.wait() == 0
+
+
+def test_a_daemon_at_a_terminal_stops_properly_when_that_is_closed(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", terminal=True) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.wait() == 0
+
+
+# What cannot start
+
+
+@pytest.mark.parametrize("foreground", [["-n"], []], ids=["foreground", "background"])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("port", "Address already in use"),
+        ("PORT", "PORT: 'abc' is not the number of a port"),
+        ("storage", "--storage file: it is not a folder"),
+        ("instance", "which runs. Another daemon needs another one (twistd --pidfile=NAME)"),
+        ("log", "--logfile nowhere/log: No such file or directory"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line_and_ends_with_status_1(
+    tmp_path: Path, what: str, said: str, foreground: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    twistd_options, options, env = list(foreground), [f"--listen={free_port()}"], {}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        if what == "port":
+            options = [f"--listen={taken.getsockname()[1]}"]
+        elif what == "PORT":
+            options, env = [], {"PORT": "abc"}
+        elif what == "storage":
+            options.append("--storage=file")
+        elif what == "instance":
+            (tmp_path / "twistd.pid").write_text(str(os.getpid()))
+        else:
+            twistd_options.append("--logfile=nowhere/log")
+        ended = run(tmp_path, *twistd_options, "httpnas", *options, **env)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert ended.stderr.startswith("httpnas: ") and said in ended.stderr
+    assert "Traceback" not in ended.stdout
+    assert (tmp_path / "twistd.pid").exists() == (what == "instance")
+
+
+def test_what_twistd_itself_cannot_do_in_the_background_is_still_said(tmp_path: Path) -> None:
+    ended = run(tmp_path, "--pidfile=nowhere/pid", "httpnas", f"--listen={free_port()}")
+    assert ended.returncode == 1
+    assert "No such file or directory" in ended.stderr
+
+
+def test_a_daemon_in_the_background_lets_standard_error_go(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with open(read, "rb") as stderr:
+        command = [*TWISTD, "httpnas", f"--listen={free_port()}"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=tmp_path, env=env, stderr=write, timeout=20, check=True)
+        os.close(write)
+        try:
+            assert select.select([stderr], [], [], 20)[0], "it ends although the daemon runs"
+            assert stderr.read() == b""
+        finally:
+            os.kill(int((tmp_path / "twistd.pid").read_text()), signal.SIGKILL)
+
+
+# A log that nobody reads
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+def test_a_daemon_whose_standard_output_nobody_reads_serves_and_stops(
+    tmp_path: Path, terminal: bool
+) -> None:
+    reading, writing = os.openpty() if terminal else os.pipe()
+    path = "/file/" + "n" * 8000
+    with open(reading, "rb", 0) as out, started(tmp_path, "-n", stdout=writing) as (port, pid):
+        for _ in range(200):
+            assert get(port, path).startswith(b"HTTP/1.1 414 ")
+        found = re.search(rb"^httpnas_log_lines_dropped_total (\d+)", get(port, "/metrics"), re.M)
+        assert found and 50 < int(found[1]) < 200
+        if not terminal:
+            os.close(writing)
+            received = b""
+            while b"lines were dropped here" not in received:
+                received += out.read(1 << 16)
+            lines = [json.loads(line) for line in received.splitlines()]
+            kept = sum(line.get("name") == path for line in lines)
+            dropped = re.search(r"\d+(?= lines were dropped)", str(lines[-1]["message"]))
+            assert dropped and 0 <= int(dropped[0]) - int(found[1]) < 10
+            assert 200 - 10 < kept + int(dropped[0]) < 210
+            get(port, "/file/later")
+            assert b"/later" in out.read(1 << 16)
+        for _ in range(200):
+            get(port, path)
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not (tmp_path / "twistd.pid").exists(), "the daemon to end")
+
+
+def test_a_daemon_whose_standard_output_is_closed_goes_on(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with started(tmp_path, "-n", stdout=writing) as (port, _):
+        os.close(writing)
+        os.close(reading)
+        for _ in range(3):
+            get(port, "/file/none")
+        wait_until(lambda: b"httpnas_log_lines_dropped_total 0.0" not in get(port, "/metrics"))
+        assert answers(port)

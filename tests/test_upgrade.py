@@ -28,6 +28,10 @@ NO_XATTRS = (
 )
 
 
+#: Former daemons answer to any name if they are told none, and know no ``*``.
+ANY_HOST = {"HTTPNAS_HOSTS": ""}
+
+
 @pytest.fixture(scope="module")
 def former(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The code of daemons that keep format 1."""
@@ -39,6 +43,10 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> str:
     place = tmp_path_factory.mktemp("former")
     with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as tar:
         tar.extractall(place, filter="data")
+    swagger_ui = place / "swagger_ui" / "static"  # of a library that is not needed any more
+    swagger_ui.mkdir(parents=True)
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        (swagger_ui / name).touch()
     return str(place)
 
 
@@ -83,7 +91,7 @@ def without_xattrs(place: Path) -> str:
 
 def test_daemons_of_two_formats_never_run_at_the_same_time(tmp_path: Path, former: str) -> None:
     root = tmp_path / "root"
-    with twistd(root, env={"PYTHONPATH": former}) as old:
+    with twistd(root, env={**ANY_HOST, "PYTHONPATH": former}) as old:
         assert ask(old.port, "POST", "f", b"line\n")[0] == 200
         assert "0.1 is running on it" in refused(root)
         assert ask(old.port, "PUT", "f", b"more\n")[0] == 200
@@ -120,7 +128,7 @@ def test_a_full_disk_does_not_keep_a_daemon_from_upgrading(
         else:
             image = images.image(place, kind, 16 << 20, "-m", "0", "-N", "400")
             root = mounted.enter_context(image).mount_point
-        with twistd(root, env={"PYTHONPATH": former}, cwd=place) as old:
+        with twistd(root, env={**ANY_HOST, "PYTHONPATH": former}, cwd=place) as old:
             assert ask(old.port, "POST", "f", b"line\n")[0] == 200
         exhaust(root, blocks)
         with twistd(root, cwd=place) as new:
@@ -142,7 +150,7 @@ def test_there_is_a_way_back_without_the_daemons_own_folder(tmp_path: Path, form
         new.terminate()
         assert new.wait() == 0
     shutil.rmtree(root / ".httpnas")
-    with twistd(root, env={"PYTHONPATH": former}) as old:
+    with twistd(root, env={**ANY_HOST, "PYTHONPATH": former}) as old:
         assert ask(old.port, "GET", "f") == (200, b"line\n")
         assert ask(old.port, "PUT", "f", b"more\n")[0] == 200
 
@@ -150,7 +158,7 @@ def test_there_is_a_way_back_without_the_daemons_own_folder(tmp_path: Path, form
 def test_records_beside_of_a_former_daemon_are_found(tmp_path: Path, former: str) -> None:
     root = tmp_path / "root"
     plain = without_xattrs(tmp_path)
-    with twistd(root, env={"PYTHONPATH": plain + former}) as old:
+    with twistd(root, env={**ANY_HOST, "PYTHONPATH": plain + former}) as old:
         assert ask(old.port, "POST", "f", b"line\n")[0] == 200
     with twistd(root) as new:
         assert "beside" in new.log()

@@ -76,14 +76,14 @@ class Conditions:
     Its methods take the entity tag of the file as ``etag``, and its last modification in seconds
     since the epoch as ``modified``.
 
-    :ivar if_range: seconds since the epoch for a date, else the value as sent.
+    :ivar if_range: the value of If-Range as sent.
     """
 
     if_match: EntityTags | None = None
     if_none_match: EntityTags | None = None
     if_modified_since: int | None = None
     if_unmodified_since: int | None = None
-    if_range: bytes | int | None = None
+    if_range: bytes | None = None
 
     @classmethod
     def parse(
@@ -92,8 +92,13 @@ class Conditions:
         """Read the conditions of a request. Nothing is raised for what is malformed.
 
         :param get: gives the values of all field lines of a name, none if there are none.
-        :param clock: the present in seconds since the epoch, for dates with a two-digit year.
+        An If-Modified-Since of the future is as good as none: nobody can have got it from a server
+        whose clock is right, and it would hide all changes until then.
+
+        :param clock: the present in seconds since the epoch, for that and for dates with a
+            two-digit year.
         """
+        now = clock()
 
         def value(name: bytes) -> bytes | None:
             lines = get(name)
@@ -103,15 +108,15 @@ class Conditions:
             return None if (field := value(name)) is None else EntityTags.parse(field)
 
         def date(name: bytes) -> int | None:
-            return parse_http_date(value(name) or b"", clock())
+            return parse_http_date(value(name) or b"", now)
 
-        range_date = date(b"If-Range")
+        since = date(b"If-Modified-Since")
         return cls(
             if_match=tags(b"If-Match"),
             if_none_match=tags(b"If-None-Match"),
-            if_modified_since=date(b"If-Modified-Since"),
+            if_modified_since=None if since is None or since > now else since,
             if_unmodified_since=date(b"If-Unmodified-Since"),
-            if_range=value(b"If-Range") if range_date is None else range_date,
+            if_range=value(b"If-Range"),
         )
 
     @property
@@ -147,13 +152,13 @@ class Conditions:
         held = unwanted.malformed or (etag is not None and unwanted.has_weak(etag))
         return self._unchanged(etag, modified) and not held
 
-    def range_applies(self, etag: bytes, modified: float) -> bool:
-        """Whether If-Range lets the Range apply (RFC 9110 section 13.1.5)."""
-        if self.if_range is None:
-            return True
-        if isinstance(self.if_range, int):
-            return self.if_range == math.floor(modified)
-        return self.if_range == etag and not etag.startswith(b"W/")
+    def range_applies(self, etag: bytes) -> bool:
+        """Whether If-Range lets the Range apply (RFC 9110 section 13.1.5).
+
+        No date does: it would have to be strong, that is, the file must not have changed twice
+        within that second, which nobody knows (section 8.8.2.2).
+        """
+        return self.if_range is None or (self.if_range == etag and not etag.startswith(b"W/"))
 
     def _unchanged(self, etag: bytes | None, modified: float | None) -> bool:
         """Evaluate If-Match, and only in its absence If-Unmodified-Since."""

@@ -18,6 +18,9 @@ MAX_NAME = 4096
 # Every byte escaped, and a slash on either side: nothing longer can be worth decoding.
 _MAX_RAW = 3 * MAX_NAME + 2
 
+#: Components that change nothing.
+_NOTHING = (b"", b".")
+
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+", re.IGNORECASE)
@@ -35,13 +38,14 @@ def decode_name(raw: bytes) -> bytes:
     """Decode the path behind a door to the name it spells.
 
     An escaped slash separates components like a literal one, because proxies rewrite one into
-    the other.
+    the other. A component ``.`` is dropped, as clients do before they send it (RFC 3986 section
+    5.2.4), but not those that follow a list of their own, such as the ``./x.deb`` of apt.
 
     :param raw: the path as sent, still percent-encoded (RFC 3986 section 2.1).
     :return: a relative path in UTF-8 without leading, trailing or doubled slashes; ``b""`` is
         the root.
-    :raises BadName: for a bad escape, invalid UTF-8, a control character, a ``.`` or ``..``
-        component or a component of more than :data:`MAX_COMPONENT` bytes.
+    :raises BadName: for a bad escape, invalid UTF-8, a control character, a ``..`` component or a
+        component of more than :data:`MAX_COMPONENT` bytes.
     :raises NameTooLong: for more than :data:`MAX_NAME` bytes.
     """
     if len(raw) > _MAX_RAW:
@@ -63,7 +67,7 @@ def check_name(spelled: bytes) -> bytes:
         spelled.decode("utf-8", "strict")
     except UnicodeDecodeError:
         raise BadName("The name is not valid UTF-8.") from None
-    components = [component for component in spelled.split(b"/") if component]
+    components = [each for each in spelled.split(b"/") if each not in _NOTHING]
     name = b"/".join(components)
     if len(name) > MAX_NAME:
         raise _too_long()
@@ -86,6 +90,14 @@ def split_verb(raw: bytes, verbs: frozenset[bytes]) -> tuple[bytes, bytes | None
     if last in verbs and _names_something(path):
         return path, last
     return raw, None
+
+
+def is_of_folder(raw: bytes) -> bool:
+    """Tell whether a path can be that of a folder only: it ends in a slash, or in ``/.``.
+
+    :param raw: the path as sent, still percent-encoded.
+    """
+    return unquote_to_bytes(raw).rpartition(b"/")[2] in _NOTHING
 
 
 def quote_component(component: bytes) -> str:
@@ -114,14 +126,14 @@ def path_of(target: bytes) -> bytes:
 
 
 def _check_component(component: bytes) -> None:
-    if component in (b".", b".."):
-        raise BadName("A name must not have '.' or '..' as one of its components.")
+    if component == b"..":
+        raise BadName("A name must not have '..' as one of its components.")
     if len(component) > MAX_COMPONENT:
         raise BadName(f"A component of the name is longer than {MAX_COMPONENT} bytes.")
 
 
 def _names_something(path: bytes) -> bool:
-    return path.replace(b"%2F", b"/").replace(b"%2f", b"/").strip(b"/") != b""
+    return any(component not in _NOTHING for component in unquote_to_bytes(path).split(b"/"))
 
 
 def _too_long() -> NameTooLong:

@@ -86,17 +86,17 @@ def choose_ranges(field: bytes | None, size: int) -> tuple[Range, ...] | None:
     :param field: the value of the Range field, None if there is none.
     :param size: the length of the file in bytes.
     :return: the satisfiable ranges in the order asked, or None if the Range is to be ignored:
-        absent, invalid, of another unit, with overlaps or with too many ranges.
+        absent, invalid, of another unit, with overlaps or with too many ranges. So it is for an
+        empty file: some clients ask for a range of every file, to get no more of it.
     :raises RangeNotSatisfiable: if the Range is valid, but none of its ranges is satisfiable.
     """
     specs = _range_specs(field or b"")
-    if not specs:
+    if not specs or size == 0:
         return None
     ranges = [span for spec in specs if (span := _resolve(*spec, size)) is not None]
     if not ranges:
         raise RangeNotSatisfiable(size)
-    # A suffix of an empty file is satisfiable, yet no Content-Range can express it.
-    if size == 0 or _overlap(ranges):
+    if _overlap(ranges):
         return None
     return tuple(ranges)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
 from httpnas.files import groups
-from httpnas.files.content import DigestCheck
+from httpnas.files.content import DigestCheck, Sum
 from httpnas.files.errors import NoLongerWanted
 from httpnas.files.groups import Groups, Waiting
 from httpnas.files.job import Incoming, Job
@@ -57,21 +57,20 @@ class Changes:
         """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
         ending = ExitStack()  # closes it once, whoever asks for it
         ending.callback(upload.close)
-        rest: list[bytes] = []
-
-        def finish(claim: Claim) -> T:
-            if rest:
-                digesting.update(rest)
-                upload.write(rest)
-                rest.clear()
-            digesting.verify()
-            result = publish(claim)
-            ending.close()
-            return result
-
         try:
-            rest += await self._stream(body, digesting, upload)
-            return await self.in_turn(job, name, upload.claim(), finish)
+            async with self._streamed(body, digesting, upload) as rest:
+
+                def finish(claim: Claim) -> T:
+                    if rest:
+                        digesting.update(rest)
+                        upload.write(rest)
+                        rest.clear()
+                    digesting.verify()
+                    result = publish(claim)
+                    ending.close()
+                    return result
+
+                return await self.in_turn(job, name, upload.claim(), finish)
         except BaseException:
             await self._disk.run(ending.close)
             raise
@@ -86,22 +85,37 @@ class Changes:
     ) -> Version:
         """Stream *body* into *append*, then commit it together with others that wait."""
 
-        def prepare() -> None:
-            digesting.update(rest)
-            append.write(rest)
-            digesting.verify()
-            append.sync()
-
         try:
-            rest = await self._stream(body, digesting, append)
-            waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
-            if waiting.length > storage.in_memory:
-                await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
-            await self._commit_together(storage, name, waiting)
+            async with self._streamed(body, digesting, append) as rest:
+
+                def prepare() -> None:
+                    digesting.update(rest)
+                    append.write(rest)
+                    digesting.verify()
+                    append.sync()
+
+                waiting = Waiting(append, append.length + sum(map(len, rest)), prepare)
+                if waiting.length > storage.in_memory:
+                    await self._disk.run(waiting.prepare)  # nobody else has to wait for its sync
+                await self._commit_together(storage, name, waiting)
         finally:
             if append.staged is not None:
                 await self._disk.run(append.close)
         return waiting.result
+
+    async def compare(self, storage: Storage, name: bytes, key: bytes, body: Incoming) -> None:
+        """Compare *body* with what the file *name* has taken with *key*; nothing is stored.
+
+        :raises KeyReused: when it is another one.
+        """
+        whole = Sum()
+        async with self._streamed(body, DigestCheck({}), whole) as rest:
+
+            def compare() -> None:
+                whole.write(rest)
+                storage.refuse_other_body(name, key, whole.length, whole.checksum)
+
+            await self._disk.run(compare)
 
     async def _commit_together(self, storage: Storage, name: bytes, waiting: Waiting) -> None:
         """Wait until *waiting* has its outcome; who has the turn commits all who wait."""
@@ -117,22 +131,28 @@ class Changes:
                 for each in group:
                     each.outcome = each.outcome or error
 
-    async def _stream(
-        self, body: Incoming, digesting: DigestCheck, target: Upload | Append
-    ) -> Sequence[bytes]:
-        """Stream *body* into *target*, and return what is left to be written to it."""
+    @asynccontextmanager
+    async def _streamed(
+        self, body: Incoming, digesting: DigestCheck, target: Upload | Append | Sum
+    ) -> AsyncIterator[list[bytes]]:
+        """Stream *body* into *target*, and yield what is left to be written to it.
+
+        What is left counts as memory of the request for as long as the block.
+        """
 
         def write(chunks: Sequence[bytes]) -> None:
             digesting.update(chunks)
             target.write(chunks)
 
-        sink = Sink(self._disk, write)
+        sink = Sink(self._disk, write, self._disk.memory)
         try:
             await body.deliver_to(sink)
-            return await sink.finish()
+            yield await sink.finish()
         except BaseException:
             await sink.abandon()
             raise
+        finally:
+            sink.close()
 
 
 def refuse_given_up(job: Job) -> None:

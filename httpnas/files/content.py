@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from zlib import crc32
 
 from httpnas.fields.conditions import Conditions
 from httpnas.fields.digests import HASHES
@@ -33,6 +34,21 @@ def require(conditions: Conditions, version: Version | None) -> None:
         if conditions.create_only and version is not None:
             raise AlreadyThere("A file or folder with this name exists already.")
         raise PreconditionFailed("The file is not the version that the conditions ask for.")
+
+
+class Sum:
+    """Counts content while it streams, and forgets it.
+
+    :ivar length: bytes so far, and *checksum*, their CRC-32.
+    """
+
+    length = checksum = 0
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Take the next bytes."""
+        for chunk in chunks:
+            self.length += len(chunk)
+            self.checksum = crc32(chunk, self.checksum)
 
 
 class DigestCheck:

@@ -23,6 +23,7 @@ from httpnas.fields.digests import HASHES
 from httpnas.files.changes import Changes, refuse_given_up
 from httpnas.files.content import DigestCheck, require
 from httpnas.files.errors import AlreadyThere
+from httpnas.files.findings import Findings, FindOut
 from httpnas.files.job import Incoming, Job
 from httpnas.files.points import Admit, Commit, Effect, Intent, Tell, Verb, admit_all, tell_nobody
 from httpnas.files.trace import Trace
@@ -34,7 +35,7 @@ from httpnas.storage.store import Storage, StoredFile
 from httpnas.storage.version import Check, Find, Version
 from httpnas.transfer import scan
 from httpnas.transfer.disk import Disk
-from httpnas.transfer.sender import Chained, Generated, Sender, Source, Text
+from httpnas.transfer.sender import Chained, ConsumerGone, Generated, Sender, Source, Text
 from httpnas.transfer.turns import Turns
 from httpnas.transfer.watchdog import Watchdog
 
@@ -66,6 +67,7 @@ class Files:
         self._disk = disk
         self._watchdog = watchdog
         self._changes = Changes(disk, turns)
+        self._findings = Findings()
         self._trace = trace
         self._admit = admit
         self._tell = tell
@@ -92,6 +94,7 @@ class Files:
         try:
             if isinstance(opened, Folder):
                 self._admit(job, Intent(Verb.LIST, name))
+                opened.between = partial(_refuse_gone, job)
             yield opened
         finally:
             self._close(opened)
@@ -122,19 +125,23 @@ class Files:
 
         :raises ConsumerGone: when the consumer stopped that.
         """
-        await Sender(self._disk).beginFileTransfer(source, consumer)
+        threads = self._disk.surveys if isinstance(source, _Listing) else self._disk
+        await Sender(threads).beginFileTransfer(source, consumer)
 
-    async def list(self, pieces: Iterator[bytes]) -> Source:
-        """Return *pieces*, which are made of an open folder, as a source.
+    async def list(self, folder: Folder, pieces: Iterator[bytes]) -> Source:
+        """Return *pieces*, which are made of the open *folder*, as a source.
 
-        They are made in pool threads, :data:`PAGE` at a time. The first are made now, so that what
-        goes wrong with them can still be answered.
+        They are made in threads for that, :data:`PAGE` at a time, as long as the client is there.
+        The first are made now, so that what goes wrong with them can still be answered.
+
+        :raises ConsumerGone: when the client is not there any more.
         """
 
         def page() -> bytes:
+            folder.between()
             return b"".join(islice(pieces, PAGE))
 
-        return Chained(Text(await self._disk.run(page)), Generated(page))
+        return _Listing(Text(await self._disk.surveys.run(page)), Generated(page))
 
     async def lines(self, job: Job, name: bytes) -> int:
         """Return how many newlines the file *name* has.
@@ -144,15 +151,12 @@ class Files:
         async with self.open(job, name, Verb.COUNT) as opened:
             if isinstance(opened, Folder):
                 raise IsFolder("a folder has no lines")
-            file, disk = opened, self._disk
+            file, disk = opened, self._disk.surveys
 
-            async def count() -> Facts:
-                size = file.version.size
-                return Facts(
-                    await scan.count_lines(disk, file.fd, size, lambda: not job.client_gone)
-                )
+            async def count(wanted: Callable[[], bool]) -> Facts:
+                return Facts(await scan.count_lines(disk, file.fd, file.version.size, wanted))
 
-            return await self._known(job, name, file, lambda facts: facts.lines, count)
+            return await self._known(job, name, file, "lines", lambda facts: facts.lines, count)
 
     async def digest(self, job: Job, name: bytes, file: StoredFile, algorithm: str) -> bytes:
         """Return the digest of the open *file*, whose name is *name*.
@@ -160,18 +164,13 @@ class Files:
         :param algorithm: one of :data:`httpnas.fields.digests.HASHES`.
         """
 
-        async def compute() -> Facts:
-            value = await scan.digest(
-                self._disk,
-                file.fd,
-                file.version.size,
-                HASHES[algorithm],
-                lambda: not job.client_gone,
-            )
+        async def compute(wanted: Callable[[], bool]) -> Facts:
+            surveys, size = self._disk.surveys, file.version.size
+            value = await scan.digest(surveys, file.fd, size, HASHES[algorithm], wanted)
             return Facts(digests={algorithm: value})
 
         return await self._known(
-            job, name, file, lambda facts: facts.digests.get(algorithm), compute
+            job, name, file, algorithm, lambda facts: facts.digests.get(algorithm), compute
         )
 
     async def _known(
@@ -179,20 +178,24 @@ class Files:
         job: Job,
         name: bytes,
         file: StoredFile,
+        what: str,
         pick: Callable[[Facts], T | None],
-        find: Callable[[], Coroutine[Deferred[Any], Any, Facts]],
+        find: FindOut,
     ) -> T:
         """Return what *pick* takes from the facts about *file*.
 
-        When nobody knows it yet, *find* finds it out, and it is remembered, unless the client has
-        gone: then finding out may have ended early.
+        When nobody knows *what* yet, *find* finds it out for all who ask, and it is remembered.
         """
         remembered = pick(await self._disk.run(self._storage.recall, file))
         if remembered is not None:
             return remembered
-        found = await find()
-        if not job.client_gone:
+
+        async def find_and_remember(wanted: Callable[[], bool]) -> Facts:
+            found = await find(wanted)
             await self._disk.run(self._storage.remember, name, file.version, found)
+            return found
+
+        found = await self._findings.ask(job, (what, file.version), find_and_remember)
         picked = pick(found)
         assert picked is not None, "what was to be found out was found out"
         return picked
@@ -250,6 +253,7 @@ class Files:
 
         :param expected: the length in bytes that the file must have.
         :param key: tells this append from all others, so that it is done once if it comes twice.
+        :raises KeyReused: when another body was appended with it.
         :raises WrongOffset: when the file has another length.
         :raises NoSuchFile: when there is no such file.
         :raises PreconditionFailed: as of :meth:`replace`, also the following.
@@ -263,6 +267,7 @@ class Files:
             )
             if isinstance(begun, Version):
                 self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
+                await self._changes.compare(self._storage, name, key or b"", body)
                 return begun
             version = await self._changes.append(
                 self._storage, name, body, DigestCheck(digests), begun
@@ -355,3 +360,16 @@ class Files:
                 require(conditions, find())
 
         return check
+
+
+class _Listing(Chained):
+    """What is sent of an open folder."""
+
+
+def _refuse_gone(job: Job) -> None:
+    """Give up what is read for a client that is not there any more.
+
+    :raises ConsumerGone: when it is not.
+    """
+    if job.client_gone:
+        raise ConsumerGone("the client went away before it had its answer")

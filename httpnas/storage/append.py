@@ -1,163 +1,75 @@
 """Adding to the end of a file, whole or not at all.
 
-A body is staged first: in memory while it is small, in a temporary file beyond that. So a client
-that is slow or vanishes touches nothing. All appends that wait for a file are then committed
-together, under its lock, with one record, one write and one sync, in the order in which they came.
-What an append is and how it becomes true, :mod:`httpnas.storage.commits` says.
+A body is staged first (:mod:`httpnas.storage.staging`). All appends that wait for a file are then
+committed together (:mod:`httpnas.storage.group`), under its lock, with one record, one write and
+one sync, in the order in which they came. What an append is and how it becomes true,
+:mod:`httpnas.storage.commits` says.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
 import os
-import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import cached_property
 
 from httpnas.storage import commits
-from httpnas.storage.commits import block_sums
-from httpnas.storage.content import copy, write_all
-from httpnas.storage.errors import StorageError, translate, translated
-from httpnas.storage.facts import newlines
-from httpnas.storage.ledger import Ledger, next_stamp
-from httpnas.storage.locks import Claim
+from httpnas.storage.commits import may_be_mapped
+from httpnas.storage.errors import Contended, translated
+from httpnas.storage.group import Group
+from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace
-from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record
+from httpnas.storage.record import PAGE
 from httpnas.storage.recovery import recover
-from httpnas.storage.root import WRITE
-from httpnas.storage.version import Check, Version, of_stat
+from httpnas.storage.root import READ, WRITE
+from httpnas.storage.staging import Staging
+from httpnas.storage.version import Version
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: Bytes that are kept in memory, and committed together, before a temporary file is made.
 IN_MEMORY = (commits.MOST_BLOCKS - 1) * PAGE
 
 
-class WrongOffset(StorageError):
-    """The file does not have the length that the client expects.
+class Append(Staging):
+    """A body on its way to the end of a file, which can be committed.
 
-    :ivar actual: its length in bytes.
+    Made by :meth:`httpnas.storage.store.Storage.begin_append`.
+
+    :ivar landed: what it has written to its file, and synced, when that does not count yet.
     """
 
-    def __init__(self, actual: int) -> None:
-        super().__init__(f"the file has {actual} bytes")
-        self.actual = actual
-
-
-class Append:
-    """A body on its way to the end of a file.
-
-    Made by :meth:`httpnas.storage.store.Storage.begin_append`. Call its methods one at a time,
-    and :meth:`close` last, whatever happened before.
-
-    :param check: decides under the file's lock whether the present version may be changed. It is
-        asked again when all is written, just before that becomes true.
-    :param expected: the length in bytes that the file must have.
-    :param key: tells this append from all others, so that it is done once if it comes twice.
-    :ivar length: bytes that are staged.
-    :ivar repeats: whether the file had taken the append with this key before.
-    """
-
-    def __init__(
-        self,
-        namespace: Namespace,
-        name: bytes,
-        check: Check,
-        expected: int | None = None,
-        key: bytes | None = None,
-    ) -> None:
-        self._namespace = namespace
-        self._name = name
-        self.check = check
-        self.expected = expected
-        self.hashed = None if key is None else hashed(key)
-        self.chunks: list[bytes] = []
-        self.length = 0
-        self.lines = 0
-        self.checksum = 0
-        self.staged: tuple[int, bytes] | None = None
-        self.repeats = False
-        self._is_synced = False
-        self._ending = ExitStack()
-
-    def write(self, chunks: Sequence[bytes]) -> None:
-        """Stage *chunks* behind what was staged before.
-
-        :raises StorageError: when the storage does not take them.
-        """
-        self.chunks.extend(chunks)
-        self.length += sum(map(len, chunks))
-        self.lines += newlines(chunks)
-        if self.length > self._namespace.in_memory:
-            if self.staged is None:
-                self.staged = self._namespace.workspace.create()
-            for chunk in self.chunks:
-                self.checksum = zlib.crc32(chunk, self.checksum)
-            with translated():
-                write_all(self.staged[0], self.chunks)
-            self.chunks = []
-
-    def sync(self) -> None:
-        """Bring what is staged in a file to stable storage, so that no lock is held for that.
-
-        So is the note of what it is for: after a power cut, it is needed until that is repaired.
-        """
-        if self.staged is not None and not self._is_synced:
-            notes = self._namespace.workspace.notes
-            with translated():
-                self._ending.enter_context(notes.noted(self._name))
-                self._namespace.sync(notes.fd)
-                self._namespace.sync(self.staged[0])
-            self._is_synced = True
+    landed: Group | None = None
+    _has_begun_again = False
 
     def commit(self, claim: Claim | None = None) -> Version:
         """Commit this append alone; see :func:`commit`."""
-        (outcome,) = commit(self._namespace, self._name, [self], claim)
+        (outcome,) = commit(self._namespace, self.name, [self], claim)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def close(self) -> None:
-        """Close and remove the temporary file, if there is one."""
-        self._ending.close()
-        if self.staged is not None:
-            fd, name = self.staged
-            try:
-                with translated():
-                    os.close(fd)
-            finally:
-                self._namespace.workspace.discard(name)
+        """Take back what does not count, and remove the temporary file."""
+        try:
+            if self.landed is not None:
+                self.landed.undo()
+                self.let_go()
+        finally:
+            super().close()
 
+    def let_go(self) -> None:
+        """Give back the lock of the file that it has been written to."""
+        group, self.landed = self.landed, None
+        if group is not None:
+            os.close(group.fd)
 
-def hashed(key: bytes) -> bytes:
-    """Return what a record has in place of an idempotency key."""
-    return hashlib.blake2b(key, digest_size=8).digest()
+    def begin_again(self, claim: Claim) -> None:
+        """Begin again with what has the name by now.
 
-
-def outcome(fd: int, wanted: bytes, present: Version, record: Record | None) -> Version | None:
-    """Return the version that the append with the hashed key *wanted* has made of *fd*, or None.
-
-    :param present: the version that the file has.
-    """
-    if record is not None:
-        for key in reversed(record.settled_keys):
-            if key.hashed == wanted and _is_there(fd, key, present, record):
-                return key.version
-    return None
-
-
-def _is_there(fd: int, key: Key, present: Version, record: Record) -> bool:
-    """Tell whether what *key* stands for is still there, if it belongs to this file.
-
-    When others have changed the file, its content tells.
-    """
-    if key.replaced or not key.counts_at(present.size):
-        return key.replaced
-    is_sure = record.version == present and not key.doubtful
-    return is_sure or commits.checksum(fd, key.size - key.length, key.length) == key.checksum
+        :raises Locked: always, or :exc:`Contended` when that has been done before.
+        """
+        if self._has_begun_again:
+            raise Contended("the file is replaced again and again")
+        self._has_begun_again = True
+        claim.begin_again()
 
 
 def commit(
@@ -180,12 +92,14 @@ def commit(
         append.sync()
 
     def commit_all(claim: Claim) -> list[Version | Exception]:
+        if appends[0].staged is not None:
+            return _commit_staged(namespace, name, appends[0], claim)
         with (
             namespace.held_file(name, WRITE, claim) as fd,
             namespace.timed("append_commit"),
             namespace.workspace.notes.noted(name),
         ):
-            group = _Group(namespace, recover(namespace, fd), appends)
+            group = Group(namespace, recover(namespace, fd, claim), appends)
             group.commit()
             return group.outcomes
 
@@ -193,217 +107,51 @@ def commit(
         return namespace.patiently(commit_all, claim)
 
 
-class _Group:
-    """Appends that are committed together.
+def _commit_staged(
+    namespace: Namespace, name: bytes, append: Append, claim: Claim
+) -> list[Version | Exception]:
+    """Commit what is staged in a file, which may take long.
 
-    :ivar outcomes: of each, in their order.
+    Other names share the lock of this one, so it is given back meanwhile. The lock of the file
+    itself is kept, and then the name has to lead to that file still: who replaced, moved or removed
+    it did not know of the append.
     """
-
-    def __init__(self, namespace: Namespace, ledger: Ledger, appends: Sequence[Append]) -> None:
-        self._namespace = namespace
-        self._ledger = ledger
-        self._appends = appends
-        self._before = ledger.version
-        self._version = ledger.version
-        #: What an undo goes back to.
-        self._base = ledger.base
-        self._keys: dict[Append, Key] = {}
-        self._members: list[Append] = []
-        #: Those that repeat another one of the group.
-        self._repeats: dict[Append, Append] = {}
-        self._made: dict[Append, Version] = {}
-        self._refused: dict[Append, Exception] = {}
-
-    @property
-    def outcomes(self) -> list[Version | Exception]:
-        firsts = [self._repeats.get(append, append) for append in self._appends]
-        return [self._refused.get(append) or self._made[append] for append in firsts]
-
-    def commit(self) -> None:
-        for append in self._appends:
-            try:
-                self._admit(append)
-            except Exception as error:
-                self._refused[append] = error
-        if self._members:
-            self._make_true()
-
-    def _admit(self, append: Append) -> None:
-        """Plan *append* behind those before it, or say what it has made before."""
-        if append.hashed is not None and self._is_done(append, append.hashed):
-            append.repeats = True
-            return
-        present = self._version
-        append.check(lambda: present)
-        if append.expected is not None and append.expected != present.size:
-            raise WrongOffset(present.size)
-        if append.length or append.hashed is not None:
-            self._plan(append, present)
-        self._made[append] = self._version
-
-    def _is_done(self, append: Append, wanted: bytes) -> bool:
-        for first, key in self._keys.items():
-            if key.hashed == wanted:
-                self._repeats[append] = first
-                return True
-        done = outcome(self._ledger.fd, wanted, self._before, self._ledger.record)
-        if done is not None:
-            self._made[append] = done
-        return done is not None
-
-    def _plan(self, append: Append, present: Version) -> None:
-        last = self._ledger.record if not self._members else None
-        stamp = max(next_stamp(last), present.stamp + 1 if self._members else 0)
-        size, inode = present.size + append.length, present.inode
-        self._version = Version(size, present.mtime_ns, inode, stamp)
-        if append.hashed is not None:
-            checksum = zlib.crc32(b"".join(append.chunks), append.checksum)
-            self._keys[append] = Key(append.hashed, inode, size, stamp, append.length, checksum)
-        self._members.append(append)
-
-    def _make_true(self) -> None:
-        before = self._base
+    group = append.landed or _land(namespace, name, append, claim)
+    if append.landed is None:
+        return group.outcomes
+    with ExitStack() as ending:
+        ending.callback(append.let_go)
         try:
-            self._ledger.announce(self._announcement(before))
-            self._write(before.size)
-            self._namespace.sync(self._ledger.fd)
-            self._recheck()
-            self._settle()
-        except Exception as error:
-            self._fail(error, self._undo())
+            with namespace.held_file(name, READ, claim) as fd:
+                is_there = os.path.samestat(os.fstat(fd), os.fstat(group.fd))
+                if is_there:
+                    group.settle()
+        except Locked:
+            ending.pop_all()  # it is to be called again
+            raise
+        except Exception:
+            group.undo()
+            raise
+        if not is_there:
+            group.undo()
+    if not is_there:
+        append.begin_again(claim)
+    return group.outcomes
 
-    def _announcement(self, before: Record) -> Record:
-        """Return *before* with all that is about to be added."""
-        first, added = self._members[0], self._version.size - before.size
-        checksum, staged = first.checksum, b""
-        block = self._namespace.block
-        blocks: tuple[int, ...] = ()
-        if first.staged is None:
-            content = self._content
-            checksum, blocks = zlib.crc32(content), block_sums(content, before.size, block)
-        else:
-            staged = self._namespace.workspace.path_of(first.staged[1])
-        lines = None if before.lines is None else before.lines + sum(a.lines for a in self._members)
-        keys = (*before.keys, *self._keys.values())[-KEYS:]
-        pending = Pending(
-            added,
-            checksum,
-            self._version.stamp,
-            lines,
-            commits.boot(),
-            block,
-            min(len(self._keys), KEYS),
-            blocks,
-            staged,
-        )
-        return replace(before, keys=keys, pending=pending)
 
-    @cached_property
-    def _content(self) -> bytes:
-        """What the members add, when it is not staged in a file."""
-        return b"".join(chunk for append in self._members for chunk in append.chunks)
-
-    def _write(self, offset: int) -> None:
-        fd, staged = self._ledger.fd, self._members[0].staged
-        if self._version.size == offset:
-            return
-        if staged is not None:
-            copy(staged[0], fd, offset, self._version.size - offset)
-        elif not self._namespace.volume.is_local:
-            write_all(fd, [self._content], offset)
-        else:
-            # Others may append to the file in this moment: O_APPEND keeps theirs and ours whole.
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
-            write_all(fd, [self._content])
-            landed = os.lseek(fd, 0, os.SEEK_CUR) - (self._version.size - offset)
-            if landed != offset:
-                self._shift(landed - offset)
-
-    def _shift(self, by: int) -> None:
-        """Take notice that others have appended *by* bytes before ours."""
-        record = self._ledger.record
-        assert record is not None and record.pending is not None
-        foreign = replace(of_stat(os.fstat(self._ledger.fd)), size=record.size + by)
-        self._base = record.about(foreign)
-        self._keys = {a: replace(key, size=key.size + by) for a, key in self._keys.items()}
-        blocks = block_sums(self._content, foreign.size, self._namespace.block)
-        self._ledger.announce(
-            replace(
-                self._base,
-                keys=(*self._base.keys, *self._keys.values())[-KEYS:],
-                pending=replace(record.pending, lines=None, blocks=blocks),
-            )
-        )
-        for append in self._members:
-            made = self._made[append]
-            self._made[append] = replace(made, size=made.size + by)
-        self._version = replace(self._version, size=self._version.size + by)
-
-    def _recheck(self) -> None:
-        """Give up what nobody waits for any more, unless it stands between others that count."""
-        before = self._before
-        errors = []
-        for append in self._members:
-            try:
-                append.check(lambda: before)
-            except Exception as error:
-                errors.append(error)
-        if len(errors) == len(self._members):
-            raise errors[0]
-
-    def _undo(self) -> bool:
-        """Take back what was written, and tell whether that was possible.
-
-        Where others have added something too, it stays.
-        """
-        fd, before = self._ledger.fd, self._base
-        try:
-            there = os.fstat(fd).st_size - before.size
-            if not self._is_ours(there, before.size):
-                return False
-            if there:
-                os.ftruncate(fd, before.size)
-                self._namespace.sync(fd)
-            self._ledger.settle(replace(before, mtime_ns=os.fstat(fd).st_mtime_ns))
-        except OSError:
-            return False
-        return True
-
-    def _is_ours(self, there: int, offset: int) -> bool:
-        """Tell whether the *there* bytes at *offset* begin what this group adds."""
-        staged = self._members[0].staged
-        if staged is not None:
-            return commits.same(self._ledger.fd, offset, staged[0], there)
-        return os.pread(self._ledger.fd, there, offset) == self._content[:there]
-
-    def _fail(self, error: Exception, undone: bool) -> None:
-        """Refuse all, or try each alone where there is no room: a smaller one may fit."""
-        members, self._members = self._members, []
-        no_room = isinstance(error, OSError) and error.errno in NO_ROOM
-        alone = undone and no_room and len(members) > 1
-        for append in members:
-            del self._made[append]
-            if alone:
-                group = _Group(self._namespace, self._ledger, [append])
-                group.commit()
-                self._made |= group._made
-                self._refused |= group._refused
-            else:
-                self._refused[append] = translate(error) if isinstance(error, OSError) else error
-
-    def _settle(self) -> None:
-        """Write down that it is true; the next sync may bring that to stable storage."""
-        ledger, version = self._ledger, self._version
-        record = ledger.record
-        assert record is not None and record.pending is not None
-        settled = replace(
-            record,
-            size=version.size,
-            mtime_ns=os.fstat(ledger.fd).st_mtime_ns,
-            stamp=version.stamp,
-            foreign_ctime_ns=None,
-            lines=record.pending.lines,
-            digests={},
-            pending=None,
-        )
-        ledger.settle(settled)
+def _land(namespace: Namespace, name: bytes, append: Append, claim: Claim) -> Group:
+    """Write what is staged to the file, and let :attr:`Append.landed` have it."""
+    with ExitStack() as failing:
+        with namespace.held_file(name, READ, claim) as found:
+            alone = namespace.volume.is_local and not may_be_mapped(found)
+            with namespace.held_file(name, WRITE, claim, long=True) as fd:
+                kept = claim.keep_file(fd)
+                failing.callback(os.close, kept)
+                group = Group(namespace, recover(namespace, kept, claim), [append], alone)
+                append.note_target(kept)
+                is_announced = group.announce()
+        with namespace.timed("append_commit"):
+            if is_announced and group.write():
+                append.landed = group
+                failing.pop_all()
+    return group

@@ -15,8 +15,10 @@ of it: a write(2) which is killed ends where a page does, and a power cut may le
 of blocks. What is larger is staged in a file of its own first, and compared with that.
 
 Readers take no lock. While an announcement pends they see the version before it, as long as it is
-being written (the file is locked then). When its writer has died they judge it in the same way: it
-may be acknowledged, if all of it is there, and is brought to stable storage before they show it.
+being written: the file is locked (on a network, where that costs two round trips, only if it has to
+be), and the daemon lives that has announced it. When its writer has died they judge it in the same
+way: it may be acknowledged, if all of it is there, and is brought to stable storage before they
+show it.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ def _while_pending(
     at_once: bool,
 ) -> Version | None:
     """Return the version that counts while *pending* does not, or None when it has ended since."""
-    if record.size <= status.st_size and is_locked(fd):
+    if record.size <= status.st_size and _is_at_work(fd, record, pending, status, records):
         return record.version
     if records.read(fd) != record:
         return None
@@ -152,6 +154,20 @@ def _while_pending(
     return of_stat(status) if verdict is Verdict.VOID else without(record, status)
 
 
+def _is_at_work(
+    fd: int, record: Record, pending: Pending, status: os.stat_result, records: Records
+) -> bool:
+    """Tell whether *pending* is being made true, by a daemon that lives.
+
+    The file is locked then, as it is while the daemon of a dead one mends it. On a network, it
+    mostly is not. There at most what has been announced is there.
+    """
+    if records.change_times:
+        return is_locked(fd) and records.is_at_work(pending.staged)
+    there = status.st_size - record.size
+    return there <= pending.added and records.is_at_work(pending.staged)
+
+
 def without(record: Record, status: os.stat_result) -> Version:
     """Return the version that a file has without the torn part that *record* announces.
 
@@ -160,12 +176,15 @@ def without(record: Record, status: os.stat_result) -> Version:
     return replace(of_stat(status), size=record.size)
 
 
-def version_at(folder: int, leaf: bytes, records: Records) -> Version:
+def version_at(
+    folder: int, leaf: bytes, records: Records, status: os.stat_result | None = None
+) -> Version:
     """Return the latest version of *leaf* in *folder* that is wholly there.
 
+    :param status: as lstat(2) gives it, if that is known.
     :raises FileNotFoundError: when there is nothing.
     """
-    status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+    status = status or os.stat(leaf, dir_fd=folder, follow_symlinks=False)
     if not is_file(status):
         return of_stat(status)
     try:
@@ -184,7 +203,7 @@ def judge(
 ) -> Verdict:
     """Return what has become of what *record* announces for the open file *fd*.
 
-    :param staged: the descriptor of the file in which the added bytes were staged, if it is there.
+    :param staged: the descriptor of the file that ends with the added bytes, if it is there.
     """
     there = status.st_size - record.size
     if not 0 <= there <= pending.added:
@@ -215,7 +234,8 @@ def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int 
     """
     zeros = pending.boot != boot()
     if staged is not None:
-        return same(fd, record.size, staged, there, zeros)
+        start = os.fstat(staged).st_size - pending.added
+        return start >= 0 and same(fd, record.size, staged, start, there, zeros)
     ends = _ends(record.size, pending.added, pending.block or PAGE)
     if len(ends) != len(pending.blocks):
         return False
@@ -228,14 +248,14 @@ def _is_ours(fd: int, record: Record, pending: Pending, there: int, staged: int 
     return True
 
 
-def same(one: int, offset: int, other: int, length: int, zeros: bool = False) -> bool:
-    """Tell whether *length* bytes of *one* at *offset* are those at the beginning of *other*.
+def same(one: int, offset: int, other: int, start: int, length: int, zeros: bool = False) -> bool:
+    """Tell whether *length* bytes of *one* at *offset* are those of *other* at *start*.
 
     :param zeros: whether a stretch of zeros will do as well.
     """
     for at in range(0, length, _CHUNK):
         count = min(_CHUNK, length - at)
-        found, wanted = os.pread(one, count, offset + at), os.pread(other, count, at)
+        found, wanted = os.pread(one, count, offset + at), os.pread(other, count, start + at)
         if found != wanted and not (zeros and _is_all_but_zeros(found, wanted, offset + at)):
             return False
     return True

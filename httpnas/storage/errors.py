@@ -37,12 +37,27 @@ class NameTaken(StorageError):
     """The destination exists already and may not be replaced."""
 
 
+class WrongOffset(StorageError):
+    """The file does not have the length that the client expects.
+
+    :ivar actual: its length in bytes.
+    """
+
+    def __init__(self, actual: int) -> None:
+        super().__init__(f"the file has {actual} bytes")
+        self.actual = actual
+
+
+class KeyReused(StorageError):
+    """The idempotency key is that of an append with another body."""
+
+
 class IntoItself(StorageError):
     """A folder cannot be moved into itself."""
 
 
 class OtherFileSystem(StorageError):
-    """The two ends lie on different file systems, so no rename can join them."""
+    """No rename can join the two ends: a mount, a quota or a layer divides them."""
 
 
 class Reserved(StorageError):
@@ -82,11 +97,15 @@ class OutOfDescriptors(StorageAway):
 
 
 class Contended(StorageAway):
-    """Others held a lock for too long."""
+    """Others held a lock for too long, or were in the way in another manner."""
 
 
 class StorageBroken(StorageError):
     """The storage reported an error that no retry mends (input/output errors above all)."""
+
+
+class NotFreed(StorageBroken):
+    """A part of what was removed cannot be freed by this daemon."""
 
 
 class OtherFormat(StorageBroken):

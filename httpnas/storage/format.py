@@ -17,6 +17,7 @@ import os
 from typing import Literal
 
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import OtherFormat
 from httpnas.storage.rename import name_new
 
@@ -26,7 +27,8 @@ LOCKS, RUNS, RECORDS = b"locks.2", b"run.2", b"records.2"
 #: Where files have their records: in user xattrs, or in files in :data:`RECORDS`.
 Place = Literal["xattr", "beside"]
 
-_FILE = b"format"
+#: Its name in the daemon's own folder.
+FILE = b"format"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,7 +39,7 @@ def read(private: int) -> Place | None:
     :raises OtherFormat: when this version cannot work with what was chosen.
     """
     try:
-        file = os.open(_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=private)
+        file = os.open(FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=private)
     except FileNotFoundError:
         return None
     with owned(file):
@@ -83,7 +85,7 @@ def choose(private: int, temporaries: int, name: bytes, place: Place) -> Place |
     try:
         _write(temporaries, name, text)
         with contextlib.suppress(FileExistsError):
-            name_new(temporaries, name, private, _FILE)
+            name_new(temporaries, name, private, FILE)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -91,7 +93,7 @@ def choose(private: int, temporaries: int, name: bytes, place: Place) -> Place |
     finally:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=temporaries)
-    os.fsync(private)
+    sync_folder(private)
     return read(private)
 
 

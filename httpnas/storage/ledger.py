@@ -53,19 +53,22 @@ class Ledger:
 
     def announce(self, record: Record) -> None:
         """Write down *record*, in which something pends."""
-        self.record = _write_with_room(self.fd, record, self.records)
+        keys = 0 if record.pending is None else record.pending.keys
+        self.record = _write_with_room(self.fd, record, self.records, keys)
 
-    def settle(self, record: Record) -> None:
+    def settle(self, record: Record, keys: int = 0) -> None:
         """Write down *record* about the version that the file has now.
 
         It is written again when its time does not fit the change time that the file system gave
         it, by whatever clock that goes.
+
+        :param keys: how many of its last keys it must have.
         """
         at_ns = _clock_ns() if self.records.touch_file else os.fstat(self.fd).st_ctime_ns
         if not self.records.change_times:
             at_ns = ANY_TIME
         for _ in range(_TRIES):
-            record = _write_with_room(self.fd, replace(record, at_ns=at_ns), self.records)
+            record = _write_with_room(self.fd, replace(record, at_ns=at_ns), self.records, keys)
             self.record, self.version = record, record.version
             misfit = self._misfit()
             if misfit is None:
@@ -100,19 +103,19 @@ def _clock_ns() -> int:
         return time.time_ns()
 
 
-def _write_with_room(fd: int, record: Record, records: Records) -> Record:
+def _write_with_room(fd: int, record: Record, records: Records, keys: int) -> Record:
     """Write *record*, with fewer old keys, then without digests, when there is no room for all.
 
+    :param keys: how many of the last ones are not old.
     :return: what was written.
     """
-    pending = 0 if record.pending is None else record.pending.keys
     while True:
         try:
             if len(record.encode()) > LARGEST:
                 raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
             records.write(fd, record)
         except OSError as error:
-            older = len(record.keys) - pending
+            older = len(record.keys) - keys
             if error.errno not in _FULL or not (older or record.digests):
                 raise
             record = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -23,6 +23,8 @@ from httpnas.storage.version import Version
 
 #: Names sorted in one call, which takes about 5 ms.
 _RUN = 16384
+#: How many entries are read from one look whether they are still wanted to the next.
+_BETWEEN = 512
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
@@ -85,12 +87,14 @@ class Folder:
     :param fd: its descriptor.
     :param is_root: whether it is the storage root, in which the daemon's own folder is hidden.
     :param records: where the records of files are kept.
+    :ivar between: is called now and then while the folder is read. What it raises ends that.
     """
 
     def __init__(self, fd: int, is_root: bool, records: Records) -> None:
         self.fd = fd
         self._is_root = is_root
         self._records = records
+        self.between: Callable[[], None] = lambda: None
 
     def places(self, order: Order, after: Place | None, most: int) -> Iterator[Place]:
         """Yield the places of files and folders in *order*, those behind *after* (None: all).
@@ -122,16 +126,22 @@ class Folder:
         """
         runs: list[list[bytes]] = []
         run: list[bytes] = []
-        with translated(), os.scandir(self.fd) as entries:
-            for entry in entries:
-                name = os.fsencode(entry.name)
-                if _is_behind(name, after, descending) and self._is_listed(entry, name):
-                    run.append(name)
-                    if len(run) == _RUN:
-                        runs.append(sorted(run, reverse=descending))
-                        run = []
+        for entry in self._entries():
+            name = os.fsencode(entry.name)
+            if _is_behind(name, after, descending) and self._is_listed(entry, name):
+                run.append(name)
+                if len(run) == _RUN:
+                    runs.append(sorted(run, reverse=descending))
+                    run = []
         runs.append(sorted(run, reverse=descending))
         return heapq.merge(*runs, reverse=descending) if len(runs) > 1 else iter(runs[0])
+
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
+        with translated(), os.scandir(self.fd) as entries:
+            for number, entry in enumerate(entries):
+                if not number % _BETWEEN:
+                    self.between()
+                yield entry
 
     def _is_listed(self, entry: os.DirEntry[str], name: bytes) -> bool:
         if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
@@ -140,11 +150,10 @@ class Folder:
 
     def _unsorted(self, order: Order, after: Place | None) -> Iterator[Place]:
         """Yield the places that are behind *after* in *order*, in no order."""
-        with translated(), os.scandir(self.fd) as entries:
-            for entry in entries:
-                place = self._place(os.fsencode(entry.name), order)
-                if place is not None and _is_behind(place, after, order.descending):
-                    yield place
+        for entry in self._entries():
+            place = self._place(os.fsencode(entry.name), order)
+            if place is not None and _is_behind(place, after, order.descending):
+                yield place
 
     def _place(self, name: bytes, order: Order) -> Place | None:
         if not self._can_be_named(name):
@@ -179,7 +188,7 @@ class Folder:
             if version.is_folder(status):
                 return Entry(name, True, version.of_stat(status))
             if version.is_file(status):
-                return Entry(name, False, commits.version_at(self.fd, name, self._records))
+                return Entry(name, False, commits.version_at(self.fd, name, self._records, status))
         except OSError:
             with translated():
                 os.fstat(self.fd)  # fails when it is the volume that is gone

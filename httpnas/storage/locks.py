@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Locked(Exception):
-    """Others hold a lock. Nothing has changed: the call is to be begun again with its claim."""
+    """Others hold a lock, or are to have a turn: the call is to be begun again with its claim."""
 
 
 class NameLocks:
@@ -85,7 +85,7 @@ class NameLocks:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         with translated():
             try:
-                return os.open(bucket, flags, 0o666, dir_fd=self._folder)
+                return os.open(bucket, flags, 0o660, dir_fd=self._folder)
             except FileNotFoundError as error:
                 raise StorageGone("the daemon's own folder is gone") from error
 
@@ -111,12 +111,14 @@ class Claim:
         self._locked = 0
         self._file: int | None = None
         self._has_file = False
+        #: Undoes what was made on the way, unless the change is made in the end.
+        self.undoing: list[Callable[[], None]] = []
 
     @property
     def is_open(self) -> bool:
         """Whether closing it would do something."""
         waiting = self._began is not None and self._waited is not None
-        return waiting or bool(self._opened) or self._file is not None
+        return waiting or bool(self._opened or self.undoing) or self._file is not None
 
     def covers(self, wanted: Set[int]) -> bool:
         """Tell whether the locks *wanted* are among those that it is about."""
@@ -154,6 +156,15 @@ class Claim:
             self._file = os.dup(fd)
             self._refuse_late()
             raise Locked
+
+    def keep_file(self, fd: int) -> int:
+        """Return a descriptor of the open file *fd* that keeps its lock beyond this claim.
+
+        The lock has to be taken. Whoever closes the descriptor gives it back. To wait for the lock
+        of a name after that is another wait.
+        """
+        self._began = None
+        return os.dup(fd if self._file is None else self._file)
 
     def advance(self) -> bool:
         """Take of the missing locks what can be had at once; tell whether none is missing.
@@ -213,6 +224,8 @@ class Claim:
         """Give everything back, in the end."""
         self.note_success()  # or what came instead
         self.release()
+        while self.undoing:
+            self.undoing.pop()()
 
     def release(self) -> None:
         """Give everything back."""

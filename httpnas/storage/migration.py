@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import OtherFormat, StorageAway
 from httpnas.storage.format import LOCKS, RECORDS
 from httpnas.storage.root import FOLDER
@@ -95,7 +96,7 @@ class Former:
                     raise
         else:
             raise StorageAway("daemons of an earlier version start again and again")
-        os.fsync(self._private)
+        sync_folder(self._private)
 
     def _take_over(self, old: bytes, new: bytes) -> None:
         """Rename the folder *old* to *new*, and leave a regular file in its place."""

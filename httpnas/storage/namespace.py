@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 from httpnas.storage import commits, version
 from httpnas.storage.commits import Known
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
 from httpnas.storage.locks import Claim, Locked, NameLocks, all_buckets, buckets, patiently
 from httpnas.storage.records import FileRecords, Records, XattrRecords
@@ -40,35 +41,41 @@ class Namespace:
     :param durable: whether a change is on stable storage before it is reported.
     :param observe: is called when a step ends that others or the disk may hold up.
     :param same_as: the namespace that this must be, opened anew.
+    :param shared: whether daemons of other users in the root's group use it too.
     :raises StorageError: when the root is not a folder that can be written to.
     :raises StorageGone: when *path* does not lead to *same_as*.
     """
 
     def __init__(
-        self, path: str, durable: bool, observe: Observe, same_as: Namespace | None
+        self, path: str, durable: bool, observe: Observe, same_as: Namespace | None, shared: bool
     ) -> None:
         self.durable = durable
+        self._shared = shared
         self._observe = observe
         self._path = os.path.abspath(path)
         self.root = Root(path)
         if same_as is not None:
             same_as.volume.verify_same(self.root)
-        self.workspace = Workspace(self.root.fd)
+        self.workspace = Workspace(self.root.fd, shared)
+        self.workspace.stat = self.root.stat
         self.volume: Volume = Volume(self._path, self.root, self.workspace)
         self.locks = NameLocks(self.workspace.locks)
+        self.workspace.give_locks()
         #: Whether files keep their records themselves, in user xattrs.
         self.has_xattrs = self.workspace.has_xattrs
+        with translated():
+            #: Whether a new name can be brought to stable storage, if that is asked for.
+            self.syncs_folders = not durable or sync_folder(self.workspace.fd)
         #: Bytes of a block: a write that a power cut interrupts ends where one does.
         self.block = self.volume.block()
         #: Bytes of appends that are committed together and need not be staged in a file.
         self.in_memory = (commits.MOST_BLOCKS - 1) * self.block
-        staged, is_local = self.workspace.staged, self.volume.is_local
+        kept = (durable, self.workspace.staged, self.volume.is_local, self.workspace.is_at_work)
         self.records: Records = (
-            XattrRecords(durable, staged, is_local)
+            XattrRecords(*kept)
             if self.has_xattrs
-            else FileRecords(self.workspace, self.workspace.records, durable, staged, is_local)
+            else FileRecords(self.workspace, self.workspace.records, *kept)
         )
-
         if not self.has_xattrs:
             self.workspace.forget = self.records.forget
 
@@ -79,7 +86,7 @@ class Namespace:
         self.root.close()
 
     def sync(self, fd: int) -> None:
-        """Bring the file or folder *fd* to stable storage (fsync(2)), if durability is asked for.
+        """Bring the file *fd* to stable storage (fsync(2)), if durability is asked for.
 
         A failure is final: the kernel drops what it could not write, and would answer the next
         call with success.
@@ -89,6 +96,12 @@ class Namespace:
         if self.durable:
             with self.timed("fsync"):
                 os.fsync(fd)
+
+    def sync_folder(self, fd: int) -> None:
+        """Bring the entries of the folder *fd* to stable storage, if its file system can."""
+        if self.durable:
+            with self.timed("fsync"):
+                sync_folder(fd)
 
     @contextmanager
     def timed(self, step: Step) -> Iterator[None]:
@@ -131,7 +144,7 @@ class Namespace:
             all_buckets() if below else buckets(*((fd, split(name)[1]) for fd, name in places))
         )
         try:
-            if not all(self._leads_to(name, fd) for fd, name in places):
+            if not all(self.leads_to(name, fd) for fd, name in places):
                 claim.begin_again()
             claim.note_success()
             yield
@@ -142,7 +155,7 @@ class Namespace:
             raise
         claim.release()
 
-    def _leads_to(self, name: bytes, folder: int) -> bool:
+    def leads_to(self, name: bytes, folder: int) -> bool:
         """Tell whether the open *folder* is still the one that holds *name*."""
         try:
             found = self.root.open_parent(name)
@@ -162,14 +175,34 @@ class Namespace:
         except NotAFolder as error:
             raise NoSuchFile("no such file or folder") from error
 
+    def make_parent(self, name: bytes, claim: Claim) -> int:
+        """Open the folder that holds *name*, made if it is missing; the caller closes it.
+
+        What is made goes again when *claim* is closed, unless its change was made by then.
+
+        :raises Locked: when there are so many to make that others should have a turn.
+        :raises StorageError: as :meth:`Root.make_parent`.
+        """
+        made: list[bytes] = []
+        try:
+            folder = self.root.make_parent(name, self.durable, made)
+        finally:
+            if made:
+                claim.undoing.append(partial(self.root.unmake, made))
+        if folder is None:
+            raise Locked
+        return folder
+
     @contextmanager
-    def held_file(self, name: bytes, flags: int, claim: Claim) -> Iterator[int]:
+    def held_file(self, name: bytes, flags: int, claim: Claim, long: bool = False) -> Iterator[int]:
         """Open the file *name* under its lock, for as long as the block.
 
         If it is opened to be written to, the file itself is locked as well. Readers know by that
         that it is being changed, and nobody changes it meanwhile by another name of the file, nor
-        any program that asks flock(2) first.
+        any program that asks flock(2) first. On a network, where that is two round trips, it is
+        done only for a file with several names, or for long.
 
+        :param long: whether much is to be written.
         :raises IsFolder: when it is a folder.
         :raises NoSuchFile: when it is nothing that a client can reach.
         :raises Locked: as :meth:`hold`, and :exc:`Contended` as well.
@@ -179,8 +212,10 @@ class Namespace:
             self.hold(claim, (folder, name)),
             owned(os.open(split(name)[1], flags | os.O_NOFOLLOW, dir_fd=folder)) as fd,
         ):
-            refuse_non_file(os.fstat(fd))
-            if flags & os.O_RDWR:
+            status = os.fstat(fd)
+            refuse_non_file(status)
+            self.root.refuse_mounted(fd)
+            if flags & os.O_RDWR and (self.volume.is_local or long or status.st_nlink > 1):
                 claim.take_file(fd)
             yield fd
 

@@ -2,6 +2,8 @@
 
 The notes are in the daemon's lease, a slot for each append at a time. They are synced only for an
 append that is staged in a file, and not taken back: who reads them looks at the file itself.
+Of an append that is staged in a file and announced, they also say in which, and the inode that is
+appended to: if its name leads elsewhere, it has been moved, and needs what was staged to be judged.
 """
 
 from __future__ import annotations
@@ -11,9 +13,24 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 _SLOT = 8192
 _LENGTH = struct.Struct("<H")
+_ANNOUNCED = struct.Struct("<QH")
+
+
+class Note(NamedTuple):
+    """What was appended to.
+
+    :ivar name: of the file.
+    :ivar inode: the file, and *staged*, the name of the temporary file for what was announced to
+        be added; 0 and empty when there is none.
+    """
+
+    name: bytes
+    inode: int = 0
+    staged: bytes = b""
 
 
 class Notes:
@@ -29,28 +46,47 @@ class Notes:
         self._free: list[tuple[int, bytes]] = []
 
     @contextmanager
-    def noted(self, name: bytes) -> Iterator[None]:
-        """Note that the file *name* is appended to, for as long as the block or longer."""
+    def noted(self, name: bytes) -> Iterator[int]:
+        """Note that the file *name* is appended to, for as long as the block or longer.
+
+        :return: what to give to :meth:`announce`.
+        """
         try:
             slot, there = self._free.pop()
         except IndexError:
             slot, there = next(self._serial), b""
         try:
             if there != name:
-                with suppress(OSError):  # without it, the next append repairs the file
-                    os.pwrite(self.fd, _LENGTH.pack(len(name)) + name, slot * _SLOT)
-            yield
+                self._write(slot, Note(name))
+            yield slot
         finally:
             self._free.append((slot, name))
 
+    def announce(self, slot: int, note: Note) -> None:
+        """Note what is announced where something is noted already."""
+        self._write(slot, note)
 
-def read(fd: int) -> list[bytes]:
-    """Return the names in the open lease *fd*, none when they cannot be read."""
-    names = []
+    def _write(self, slot: int, note: Note) -> None:
+        announced = _ANNOUNCED.pack(note.inode, len(note.staged)) + note.staged
+        with suppress(OSError):  # without it, the next append repairs the file
+            os.pwrite(self.fd, _LENGTH.pack(len(note.name)) + note.name + announced, slot * _SLOT)
+
+
+def read(fd: int) -> list[Note]:
+    """Return what is noted in the open lease *fd*, nothing when it cannot be read."""
+    notes = []
     with suppress(OSError):
         for at in range(0, os.fstat(fd).st_size, _SLOT):
             slot = os.pread(fd, _SLOT, at)
             if len(slot) > _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(slot)
-                names.append(slot[_LENGTH.size : _LENGTH.size + length])
-    return [name for name in dict.fromkeys(names) if name]
+                notes.append(_decode(slot))
+    return [note for note in dict.fromkeys(notes) if note.name]
+
+
+def _decode(slot: bytes) -> Note:
+    (length,) = _LENGTH.unpack_from(slot)
+    name, rest = slot[_LENGTH.size : _LENGTH.size + length], slot[_LENGTH.size + length :]
+    if len(rest) < _ANNOUNCED.size:
+        return Note(name)
+    inode, length = _ANNOUNCED.unpack_from(rest)
+    return Note(name, inode, rest[_ANNOUNCED.size : _ANNOUNCED.size + length])

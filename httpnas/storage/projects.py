@@ -40,6 +40,22 @@ def join(fd: int, folder: int) -> bool:
     return True
 
 
+def takes_in(folder: int, fd: int) -> bool:
+    """Let the open file *fd* join the project of *folder*, and tell whether that let it in.
+
+    :raises OSError: as :func:`join`.
+    """
+    if join(fd, folder):
+        return True
+    try:
+        flags, _, _, project, _, _ = _read(folder)
+        return not flags & _INHERIT or project == _read(fd)[3]
+    except OSError as error:
+        if error.errno in _REFUSED:
+            return True
+        raise
+
+
 def _read(fd: int) -> tuple[int, int, int, int, int, bytes]:
     flags, extent, extents, project, cow, rest = _FSXATTR.unpack(
         fcntl.ioctl(fd, _GET, bytes(_FSXATTR.size))

@@ -92,7 +92,8 @@ class Pending:
     :ivar block: bytes of a block of the file: an interrupted write ends where one does.
     :ivar blocks: CRC-32s of what is added to each block of the file, see
         :mod:`httpnas.storage.commits`; none when the bytes are staged in a file.
-    :ivar staged: the name of that file, empty when there is none.
+    :ivar staged: the path of that file. It stands for what is added, and tells which daemon adds
+        it, also when there is no such file.
     """
 
     added: int

@@ -8,35 +8,32 @@ by inode. This is slower, because it is synced by itself, and as safe.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import platform
-import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+from httpnas.storage import statx
 from httpnas.storage.descriptors import owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.record import LARGEST, Record, decode, fits
 
 _NAME = "user.httpnas"
 _NONE = (errno.ENODATA, errno.ENOTSUP)
-_SYS_STATX = {"x86_64": 332, "aarch64": 291}.get(platform.machine())
-_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
-#: stx_mask, and stx_btime with its nanoseconds, of struct statx (statx(2)).
-_MASK, _BTIME = struct.Struct("=I"), struct.Struct("=qI")
-_BTIME_AT = 80
 
 #: Opens a temporary file of any daemon, of which it is given the path in a record.
 Staged = Callable[[bytes], AbstractContextManager[int | None]]
+#: Tells whether an append is being made, of which it is given the path in a record.
+IsAtWork = Callable[[bytes], bool]
 
 
 def _nothing_staged(_: bytes) -> AbstractContextManager[int | None]:
     return nullcontext()
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
+def _nobody(_: bytes) -> bool:
+    return False
 
 
 class Records(Protocol):
@@ -48,6 +45,8 @@ class Records(Protocol):
     change_times: bool
     #: Opens what a record says was staged.
     staged: Staged
+    #: Tells whether what a record announces is being made.
+    is_at_work: IsAtWork
 
     def read(self, fd: int) -> Record | None:
         """Return the record of the file, or None when there is none for it."""
@@ -71,14 +70,20 @@ class XattrRecords:
     :param durable: whether to sync.
     :param staged: opens what a record says was staged.
     :param change_times: whether all who see a file see the same change time.
+    :param is_at_work: tells whether an append is being made.
     """
 
     touch_file = True
 
     def __init__(
-        self, durable: bool = True, staged: Staged = _nothing_staged, change_times: bool = True
+        self,
+        durable: bool = True,
+        staged: Staged = _nothing_staged,
+        change_times: bool = True,
+        is_at_work: IsAtWork = _nobody,
     ) -> None:
         self.change_times = change_times
+        self.is_at_work = is_at_work
         self._durable = durable
         self.staged = staged
 
@@ -118,6 +123,7 @@ class FileRecords:
     :param durable: whether to sync.
     :param staged: opens what a record says was staged.
     :param change_times: whether all who see a file see the same change time.
+    :param is_at_work: tells whether an append is being made.
     """
 
     touch_file = False
@@ -129,8 +135,10 @@ class FileRecords:
         durable: bool,
         staged: Staged = _nothing_staged,
         change_times: bool = True,
+        is_at_work: IsAtWork = _nobody,
     ) -> None:
         self.change_times = change_times
+        self.is_at_work = is_at_work
         self.staged = staged
         self._owner = owner
         self._folder = folder
@@ -164,7 +172,7 @@ class FileRecords:
                 os.fsync(made)
         os.rename(f"{name}.new", name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         if self._durable:
-            os.fsync(self._folder)
+            sync_folder(self._folder)
 
     def sync(self, fd: int) -> None:
         """Bring the file to stable storage, if durability is asked for."""
@@ -173,19 +181,14 @@ class FileRecords:
 
     def birth(self, fd: int) -> int:
         """Return the time of birth of the file in nanoseconds (statx(2)), 0 where there is none."""
-        if _SYS_STATX is None:
-            return 0
-        buffer = ctypes.create_string_buffer(256)
-        if _libc.syscall(_SYS_STATX, fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) != 0:
-            return 0
-        if not _MASK.unpack_from(buffer)[0] & _STATX_BTIME:
-            return 0
-        seconds, nanoseconds = _BTIME.unpack_from(buffer, _BTIME_AT)
-        return int(seconds * 1_000_000_000 + nanoseconds)
+        return statx.birth(fd)
 
     def forget(self, inode: int) -> None:
-        """Remove the record of a file that is being removed: its inode will be used again."""
-        with contextlib.suppress(FileNotFoundError):
+        """Remove the record of a file that is being removed: its inode will be used again.
+
+        If it stays, :meth:`read` tells that it belongs to another file: what is done is no failure.
+        """
+        with contextlib.suppress(OSError):
             os.unlink(_file(inode), dir_fd=self._folder)
 
 

@@ -12,7 +12,7 @@ from httpnas.storage.commits import Verdict, without
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NoSuchFile, StorageError, translated
 from httpnas.storage.ledger import Ledger, ledger_of
-from httpnas.storage.locks import Locked
+from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import Record
 from httpnas.storage.root import READ, WRITE, split
@@ -93,10 +93,14 @@ def open_file(folder: int, leaf: bytes, flags: int) -> int | None:
     return None
 
 
-def recover(namespace: Namespace, fd: int) -> Ledger:
+def recover(namespace: Namespace, fd: int, claim: Claim | None = None) -> Ledger:
     """Complete, undo or void what a writer that died has announced for the file *fd*.
 
     The file's lock must be held.
+
+    :param claim: begins again when the writer lives: others have moved the file meanwhile, or
+        made another name of it.
+    :raises Locked: when that is so.
     """
     records = namespace.records
     ledger, status = ledger_of(fd, records), os.fstat(fd)
@@ -104,6 +108,8 @@ def recover(namespace: Namespace, fd: int) -> Ledger:
     if record is None or record.pending is None:
         return ledger
     pending = record.pending
+    if claim is not None and not namespace.volume.is_local and records.is_at_work(pending.staged):
+        claim.begin_again()
     with records.staged(pending.staged) as staged:
         verdict = commits.judge(fd, record, pending, status, staged)
     if verdict is Verdict.COMPLETE:

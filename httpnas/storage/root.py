@@ -10,23 +10,28 @@ runtimes) each component is opened with O_NOFOLLOW instead, which is slower and 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import stat
 import struct
 import weakref
+from collections.abc import Sequence
 
+from httpnas.storage import statx
 from httpnas.storage.descriptors import handed_over, owned
+from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import (
     NoSuchFile,
     NotAFolder,
     OtherFileSystem,
     Reserved,
     StorageAway,
-    translate,
+    StorageError,
     translated,
 )
+from httpnas.storage.mounts import mount_of
 
 #: The daemon's own folder at the root. For clients it does not exist.
 PRIVATE = b".httpnas"
@@ -43,6 +48,8 @@ _SAFELY = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS
 _OPEN_HOW = struct.Struct("=QQQ")
 #: How often a walk is tried again when others change the folders that it passes.
 _TRIES = 128
+#: Folders that are made in one call: more would hold a thread for long.
+_MOST_FOLDERS = 100
 _IN_THE_WAY = "a file stands where a folder of this name is needed"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -83,7 +90,7 @@ def _openat2(root: int, name: bytes, flags: int, resolve: int) -> int:
     raise OSError(code, os.strerror(code), name)
 
 
-def _step(at: int, component: bytes, flags: int = FOLDER) -> int:
+def _step(at: int, component: bytes | str, flags: int = FOLDER) -> int:
     """Open one name in a folder. A link fails with ELOOP, as in openat2(2), not with ENOTDIR."""
     try:
         return os.open(component, flags | os.O_NOFOLLOW, dir_fd=at)
@@ -91,6 +98,26 @@ def _step(at: int, component: bytes, flags: int = FOLDER) -> int:
         if stat.S_ISLNK(os.stat(component, dir_fd=at, follow_symlinks=False).st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), component) from None
         raise
+
+
+def _is_made(at: int, component: bytes) -> bool:
+    """Make a folder in the folder *at*, or return False when something has its name."""
+    try:
+        os.mkdir(component, dir_fd=at)
+    except FileExistsError:
+        return False
+    return True
+
+
+def step_inside(at: int, component: bytes | str) -> int:
+    """Open a folder in the folder *at*; the caller closes it.
+
+    :raises OSError: also with EXDEV when something is mounted there.
+    """
+    with handed_over(_step(at, component)) as fd:
+        if mount_of(fd) != mount_of(at):
+            raise OSError(errno.EXDEV, "something is mounted there")
+        return fd
 
 
 def _walk(root: int, name: bytes, flags: int) -> int:
@@ -124,7 +151,7 @@ class Root:
             self.fd = os.open(path, FOLDER)
             self._closing = weakref.finalize(self, os.close, self.fd)
             self._closing.atexit = False
-            self.device = os.fstat(self.fd).st_dev
+            self.mount = mount_of(self.fd)
         self.kernel_walks = self._kernel_walks()
 
     def close(self) -> None:
@@ -139,9 +166,9 @@ class Root:
             return False
         return True
 
-    def _open(self, name: bytes, flags: int) -> int:
+    def _open(self, name: bytes, flags: int, resolve: int = 0) -> int:
         if self.kernel_walks:
-            return _openat2(self.fd, name, flags, _SAFELY)
+            return _openat2(self.fd, name, flags, _SAFELY | resolve)
         return _walk(self.fd, name, flags)
 
     def open(self, name: bytes, flags: int) -> int:
@@ -212,46 +239,116 @@ class Root:
     def open_parent_to_change(self, name: bytes) -> int:
         """Open the folder that holds *name* as :meth:`open_parent`, to change what is in it.
 
-        :raises OtherFileSystem: when the folder is on another file system than the root.
+        :raises OtherFileSystem: when something is mounted there, be it of the same file system.
         """
-        with translated(), handed_over(self.open_parent(name)) as fd:
-            if os.fstat(fd).st_dev != self.device:
-                raise OtherFileSystem("another file system is mounted there")
-            return fd
+        with translated():
+            try:
+                with handed_over(self._open(split(name)[0], FOLDER, _NO_XDEV)) as fd:
+                    if mount_of(fd) != self.mount:
+                        raise OtherFileSystem("something is mounted there")
+                    return fd
+            except NotADirectoryError as error:
+                raise NotAFolder(_IN_THE_WAY) from error
 
-    def make_parent(self, name: bytes, sync: bool) -> int:
+    def refuse_mounted(self, file: int) -> None:
+        """Refuse to change the open *file*, if it is mounted over the one that has its name.
+
+        Devices say nothing here: on overlayfs, a file may have another one than its folder.
+
+        :raises OtherFileSystem: when it is.
+        """
+        if statx.mount(file) != self.mount.number:
+            raise OtherFileSystem("something is mounted there")
+
+    def open_nearest_to_change(self, name: bytes) -> int:
+        """Open the folder that would hold *name*, or of those above it the nearest that is there.
+
+        The caller closes it. What cannot be made below it is refused here, before content comes.
+
+        :raises OtherFileSystem: when something is mounted there.
+        :raises NotAFolder: when a file stands on the way.
+        """
+        try:
+            return self.open_parent_to_change(name)
+        except NoSuchFile:
+            return self._descend(split(name)[0], [], 0)
+
+    def make_parent(
+        self, name: bytes, sync: bool, made: list[bytes] | None = None, most: int = _MOST_FOLDERS
+    ) -> int | None:
         """Open the folder that holds *name*, and make it and its parents when they are missing.
 
-        The caller closes it.
+        The caller closes it. It is None when there are more of them to make than *most*.
 
         :param sync: bring the entry of each new folder to stable storage.
-        :raises OtherFileSystem: when the folder is on another file system than the root.
+        :param made: takes the names of the new folders, for :meth:`unmake`.
+        :raises OtherFileSystem: when something is mounted there. Then nothing is made.
         """
+        made = [] if made is None else made
         for _ in range(_TRIES):
             try:
                 return self.open_parent_to_change(name)
             except NoSuchFile:
-                self._make_folders(split(name)[0], sync)
+                new: list[bytes] = []
+                try:
+                    os.close(self._descend(split(name)[0], new, most))
+                finally:
+                    made += new
+                if sync and new:
+                    self._sync_entries(new)
+                if len(new) == most:
+                    return None
         raise StorageAway("the folder is removed again and again while it is made")
 
-    def _make_folders(self, name: bytes, sync: bool) -> None:
-        at = os.dup(self.fd)
-        try:
-            for component in name.split(b"/"):
-                try:
-                    os.mkdir(component, dir_fd=at)
-                except FileExistsError:
-                    pass
-                else:
-                    if sync:
-                        os.fsync(at)
-                above, at = at, _step(at, component)
-                os.close(above)
-        except FileNotFoundError:
-            return  # removed again by somebody else: the caller tries anew
-        except NotADirectoryError as error:
-            raise NotAFolder(_IN_THE_WAY) from error
-        except OSError as error:
-            raise translate(error) from error
-        finally:
-            os.close(at)
+    def unmake(self, made: Sequence[bytes]) -> None:
+        """Remove the folders *made* again, as long as nothing is in them."""
+        for name in reversed(made):
+            with (
+                contextlib.suppress(OSError, StorageError),
+                owned(self.open_parent_to_change(name)) as folder,
+            ):
+                os.rmdir(split(name)[1], dir_fd=folder)
+
+    def _descend(self, name: bytes, made: list[bytes], most: int) -> int:
+        """Walk to the folder *name*, or as far as there are folders, and open where that ends.
+
+        :param made: takes the names of the folders that are made on the way.
+        :param most: of how many that are.
+        """
+        at, done = os.dup(self.fd), 0
+        with translated():
+            try:
+                for component in name.split(b"/"):
+                    is_new = len(made) < most and _is_made(at, component)
+                    if is_new:
+                        made.append(name[: done + len(component)])
+                    above, at = at, _step(at, component)
+                    os.close(above)
+                    if not is_new and mount_of(at) != self.mount:
+                        raise OSError(errno.EXDEV, "something is mounted there")
+                    done += len(component) + 1
+            except FileNotFoundError:
+                pass  # there is no more, or somebody has removed it again: the caller tries anew
+            except NotADirectoryError as error:
+                os.close(at)
+                raise NotAFolder(_IN_THE_WAY) from error
+            except BaseException:
+                os.close(at)
+                raise
+            return at
+
+    def _sync_entries(self, made: Sequence[bytes]) -> None:
+        """Bring the entries of the folders *made*, each in the one before, to stable storage.
+
+        This is done when all are made: then a journal takes them in one transaction.
+        """
+        above = split(made[0])[0]
+        with translated(), contextlib.suppress(FileNotFoundError):  # somebody has removed it again
+            at = self._open(above, FOLDER)
+            try:
+                for component in made[-1][len(above) :].lstrip(b"/").split(b"/"):
+                    sync_folder(at)
+                    last, at = at, _step(at, component)
+                    os.close(last)
+            finally:
+                os.close(at)

@@ -14,17 +14,20 @@ from dataclasses import replace
 from functools import partial
 
 from httpnas.storage import tree, version
-from httpnas.storage.append import Append, WrongOffset, commit, hashed, outcome
+from httpnas.storage.append import Append, commit
 from httpnas.storage.commits import Undecided, may_be_mapped
 from httpnas.storage.descriptors import handed_over, owned
-from httpnas.storage.errors import NoSuchFile, StorageError, translated
+from httpnas.storage.errors import NoSuchFile, StorageError, WrongOffset, translated
 from httpnas.storage.facts import Facts
+from httpnas.storage.group import refuse_other_body, taken
 from httpnas.storage.ledger import ledger_of
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim, Locked
 from httpnas.storage.namespace import Namespace, Observe, refuse_non_file
+from httpnas.storage.record import Key
 from httpnas.storage.recovery import repair
 from httpnas.storage.root import READ, refuse_private
+from httpnas.storage.staging import hashed
 from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Version
 
@@ -54,6 +57,7 @@ class Storage(Namespace):
     :param durable: whether a change is on stable storage before it is reported.
     :param observe: is called when a step ends that others or the disk may hold up.
     :param after: the storage that this must be, opened anew.
+    :param shared: whether daemons of other users in the root's group use it too.
     :raises StorageError: when the root is not a folder that can be written to, or is another
         storage.
     """
@@ -64,8 +68,9 @@ class Storage(Namespace):
         durable: bool = True,
         observe: Observe = lambda step, seconds: None,
         after: Storage | None = None,
+        shared: bool = False,
     ) -> None:
-        super().__init__(path, durable, observe, after)
+        super().__init__(path, durable, observe, after, shared)
         self.workspace.repair = partial(repair, weakref.proxy(self))
         self.opens_at_once = self.has_xattrs and self.volume.is_local
 
@@ -77,7 +82,7 @@ class Storage(Namespace):
 
         :raises StorageError: when the path does not lead to the same storage.
         """
-        return Storage(self._path, self.durable, self._observe, after=self)
+        return Storage(self._path, self.durable, self._observe, self, self._shared)
 
     # Reading
 
@@ -171,7 +176,13 @@ class Storage(Namespace):
         is_there = self.is_file(name)
         check(lambda: self.current_at(name) if is_there else None)
         self.volume.refuse_full(length)
-        return Upload(self, name, private=is_there)
+        with translated(), contextlib.ExitStack() as undoing:
+            with owned(self.root.open_nearest_to_change(name)) as folder:
+                self.volume.refuse_quota(folder)
+                upload = Upload(self, name, folder, private=is_there)
+                undoing.callback(upload.close)
+            undoing.pop_all()
+            return upload
 
     def begin_append(
         self,
@@ -188,19 +199,36 @@ class Storage(Namespace):
         :return: the version that the append with this key has made, if it is done already.
         :raises NoSuchFile: when there is no such file.
         :raises WrongOffset: when it has another length already.
+        :raises KeyReused: when the append with this key had another length.
         """
-        refuse_private(name)
-        with translated(), owned(self.root.open(name, READ)) as fd:
-            refuse_non_file(os.fstat(fd))
-            present, record = self.known(fd)
-            done = None if key is None else outcome(fd, hashed(key), present, record)
+        present, done = self._taken(name, key)
         if done is not None:
-            return done
+            refuse_other_body(done, done.length if length is None else length, done.checksum)
+            return done.version
         check(lambda: present)
         if expected is not None and expected != present.size:
             raise WrongOffset(present.size)
         self.volume.refuse_full(length)
         return Append(self, name, check, expected, key)
+
+    def refuse_other_body(self, name: bytes, key: bytes, length: int, checksum: int) -> None:
+        """Refuse what is not a repeat of the append with *key*, though it has its key.
+
+        :param length: bytes of its body, and *checksum*, their CRC-32.
+        :raises KeyReused: when the file *name* has taken another body with this key.
+        """
+        _, done = self._taken(name, key)
+        if done is not None:
+            refuse_other_body(done, length, checksum)
+
+    def _taken(self, name: bytes, key: bytes | None) -> tuple[Version, Key | None]:
+        """Return the version of the file *name*, and the append that it has taken with *key*."""
+        refuse_private(name)
+        with translated(), owned(self.root.open(name, READ)) as fd:
+            refuse_non_file(os.fstat(fd))
+            self.root.refuse_mounted(fd)
+            present, record = self.known(fd)
+            return present, None if key is None else taken(fd, hashed(key), present, record)
 
     def commit(
         self, name: bytes, appends: Sequence[Append], claim: Claim | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +14,13 @@ from httpnas.storage.errors import (
     IntoItself,
     NameTaken,
     NoSuchFile,
+    NotFreed,
+    OtherFileSystem,
     Reserved,
     translated,
 )
 from httpnas.storage.locks import Claim, all_buckets
+from httpnas.storage.mounts import has_mount_below
 from httpnas.storage.namespace import Namespace
 from httpnas.storage.record import KEYS
 from httpnas.storage.recovery import open_file, recover, recovered_at
@@ -65,13 +69,19 @@ def move(
     with (
         translated(),
         owned(namespace.open_holder(name)) as source,
-        owned(namespace.root.make_parent(target, namespace.durable)) as destination,
+        owned(namespace.make_parent(target, claim)) as destination,
     ):
         old, new = (source, name), (destination, target)
         with namespace.hold(claim, old, new, below=is_folder):
-            _rename(namespace, old, new, check, create_only, claim)
-        namespace.sync(destination)
-        namespace.sync(source)
+            try:
+                _rename(namespace, old, new, check, create_only, claim)
+            except FileNotFoundError:
+                if namespace.leads_to(target, destination):
+                    raise
+                claim.begin_again()  # somebody has removed the new folder again
+            claim.undoing.clear()
+        namespace.sync_folder(destination)
+        namespace.sync_folder(source)
 
 
 def _rename(
@@ -87,6 +97,7 @@ def _rename(
     status = _held_entry(source, name, claim)
     check(lambda: commits.version_at(source, name, namespace.records))
     if version.is_folder(status):
+        _refuse_mounts(source, name)
         rename_new(source, name, destination, new_name)
         return
     at, to = (source, name), (destination, new_name)
@@ -142,9 +153,9 @@ def _keeping_its_record(
             return
         ledger = recover(namespace, fd)
         replaced = recovered_at(namespace, destination, new_name)
+        base = ledger.base
         yield
         keys = () if replaced is None else replaced.inherited_keys
-        base = ledger.base
         if ledger.record is not None or keys:
             with suppress(OSError):  # a rename that is done is no failure
                 ledger.settle(replace(base, keys=(*keys, *base.keys)[-KEYS:]))
@@ -159,6 +170,15 @@ def _held_entry(folder: int, leaf: bytes, claim: Claim) -> os.stat_result:
     if version.is_folder(status) and not claim.covers(all_buckets()):
         claim.begin_again()
     return status
+
+
+def _refuse_mounts(folder: int, leaf: bytes) -> None:
+    """Refuse to rename a folder that holds a mount: that would go along, out of sight.
+
+    :raises OtherFileSystem: when it does.
+    """
+    if has_mount_below(folder, leaf):
+        raise OtherFileSystem("something is mounted in this folder")
 
 
 def _inode(folder: int, leaf: bytes) -> int | None:
@@ -179,11 +199,12 @@ def remove(namespace: Namespace, name: bytes, check: Check, claim: Claim) -> byt
         with namespace.hold(claim, (folder, name), below=is_folder):
             aside = _take_out(namespace, folder, leaf, check, claim)
         try:
-            namespace.sync(folder)
+            namespace.sync_folder(folder)
         except OSError:
             if aside is not None:
-                for _ in namespace.workspace.reclaim(aside):  # nobody else will ever hear of it
-                    pass
+                with suppress(NotFreed):
+                    for _ in namespace.workspace.reclaim(aside):  # nobody else will ever hear of it
+                        pass
             raise
     return aside
 
@@ -196,7 +217,15 @@ def _take_out(
         raise NoSuchFile("neither a file nor a folder")
     check(lambda: commits.version_at(folder, leaf, namespace.records))
     if version.is_folder(status):
-        return namespace.workspace.set_aside(folder, leaf)
+        _refuse_mounts(folder, leaf)
+        try:
+            return namespace.workspace.set_aside(folder, leaf)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        # It is of a lower layer (overlayfs) or has a quota of its own (CephFS).
+        namespace.workspace.remove_at_once(folder, leaf)
+        return None
     if version.is_file(status) and not namespace.has_xattrs:
         recovered_at(namespace, folder, leaf)  # whoever reads it yet finds no record any more
     os.unlink(leaf, dir_fd=folder)

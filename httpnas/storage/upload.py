@@ -10,7 +10,7 @@ from dataclasses import replace
 from httpnas.storage import projects
 from httpnas.storage.content import write_all
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import translated
+from httpnas.storage.errors import OtherFileSystem, translated
 from httpnas.storage.facts import newlines
 from httpnas.storage.inheritance import Inheritance
 from httpnas.storage.ledger import Ledger, next_stamp
@@ -31,11 +31,13 @@ class Upload:
     Made by :meth:`httpnas.storage.store.Storage.begin_upload`. Call its methods one at a time,
     and :meth:`close` last, whatever happened before.
 
+    :param folder: descriptor of the folder that it will be in, or of the nearest one above it.
     :param private: whether nobody else may read the file before it is known who may.
+    :raises OtherFileSystem: when that folder does not take it in.
     :raises StorageError: when no temporary file can be made.
     """
 
-    def __init__(self, namespace: Namespace, name: bytes, private: bool) -> None:
+    def __init__(self, namespace: Namespace, name: bytes, folder: int, private: bool) -> None:
         self._namespace = namespace
         self._name = name
         self._leaf = split(name)[1]
@@ -44,6 +46,12 @@ class Upload:
         self._ledger: Ledger | None = None
         self._inheritance: Inheritance | None = None
         self._published = False
+        try:
+            if not projects.takes_in(folder, self._fd):
+                raise OtherFileSystem("this folder has a quota that the daemon may not choose")
+        except BaseException:
+            self.close()
+            raise
 
     def claim(self) -> Claim:
         """Return a claim for its last step, which holds nothing yet; the caller closes it."""
@@ -96,11 +104,11 @@ class Upload:
         """Put the file under its name, in a folder that others may remove in any moment."""
         namespace = self._namespace
         while not self._published:
-            with owned(namespace.root.make_parent(self._name, namespace.durable)) as folder:
+            with owned(namespace.make_parent(self._name, claim)) as folder:
                 try:
                     inheritance = self._inherit(folder)
                     self._replace(ledger, folder, inheritance, check, create_only, claim)
-                    namespace.sync(folder)
+                    namespace.sync_folder(folder)
                 except FileNotFoundError:
                     namespace.workspace.verify_temporary(self._temporary)
 
@@ -137,6 +145,7 @@ class Upload:
                 namespace.sync(self._fd)
                 self._rename(folder, leaf, create_only)
             self._published = True
+            claim.undoing.clear()
             ledger.confirm()
             if doomed is not None:
                 namespace.records.forget(doomed)

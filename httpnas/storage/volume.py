@@ -15,11 +15,19 @@ import os
 import sys
 from typing import NamedTuple
 
+from httpnas.storage import mounts
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import NoRoom, NotPermitted, StorageFull, StorageGone, translated
+from httpnas.storage.errors import (
+    NoRoom,
+    NotPermitted,
+    OtherFileSystem,
+    StorageFull,
+    StorageGone,
+    translated,
+)
 from httpnas.storage.format import LOCKS
 from httpnas.storage.record import PAGE
-from httpnas.storage.root import PRIVATE, Root
+from httpnas.storage.root import FOLDER, PRIVATE, Root
 from httpnas.storage.workspace import Workspace
 
 #: File systems on which opening a file whose folders are cached never waits for a network.
@@ -54,7 +62,9 @@ class Volume:
         self._root = root
         self._workspace = workspace
         #: Whether it asks no network for what is in memory.
-        self.is_local = _kind(root.device) in _LOCAL
+        kind = mounts.kind(root.mount.device)
+        self.is_local = kind in _LOCAL
+        self._is_ceph = "ceph" in kind
 
     def block(self) -> int:
         """Return the bytes of a block of the file system (statvfs(3)), a page at the most."""
@@ -95,6 +105,27 @@ class Volume:
         if length and length > self.free_bytes():
             raise NoRoom("not enough space left")
 
+    def refuse_quota(self, folder: int) -> None:
+        """Refuse to make something in the open *folder* whose quota keeps out what is moved there.
+
+        CephFS moves nothing from one quota to another; the quota of a folder is that of the
+        nearest one above it that has one.
+
+        :raises OtherFileSystem: when one between the root and *folder* has a quota.
+        :raises OSError: when *folder* is not there any more.
+        """
+        if not self._is_ceph:
+            return
+        at = os.dup(folder)
+        try:
+            while not os.path.samestat(os.fstat(at), os.fstat(self._root.fd)):
+                if _has_quota(at):
+                    raise OtherFileSystem("the folder has a quota of its own")
+                below, at = at, os.open(b"..", FOLDER, dir_fd=at)
+                os.close(below)
+        finally:
+            os.close(at)
+
     def verify(self) -> None:
         """Verify that the root and the daemon's own folder are still there.
 
@@ -125,6 +156,7 @@ class Volume:
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root.fd, effective_ids=True):
                 raise NotPermitted("no permission")
         self._workspace.verify_lease()
+        self._workspace.verify_access()
         with contextlib.suppress(StorageFull):
             self._write_something()
 
@@ -155,15 +187,10 @@ class Volume:
         raise StorageGone("the volume is not there")
 
 
-def _kind(device: int) -> str:
-    """Return the type of a file system (proc_pid_mountinfo(5)), empty when it is not known."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mountinfo:
-            for line in mountinfo:
-                fields = line.split()
-                if fields[2] == wanted:
-                    return fields[fields.index("-") + 1]
-    except OSError:
-        pass
-    return ""
+def _has_quota(folder: int) -> bool:
+    """Tell whether *folder* of a CephFS has a quota of its own."""
+    for what in ("max_bytes", "max_files"):
+        with contextlib.suppress(OSError):
+            if int(os.getxattr(folder, f"ceph.quota.{what}")):
+                return True
+    return False

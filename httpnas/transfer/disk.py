@@ -10,7 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import deferLater
@@ -21,6 +21,7 @@ from twisted.python.threadpool import ThreadPool
 
 from httpnas.storage.errors import (
     NoSuchFile,
+    NotFreed,
     NotPermitted,
     OutOfDescriptors,
     StorageAway,
@@ -29,6 +30,7 @@ from httpnas.storage.errors import (
     StorageGone,
     translate,
 )
+from httpnas.transfer.budget import Budget
 
 #: Errors that no client has caused. Their subclasses are not meant: a name that others hold locked
 #: and a body larger than the space left are caused by clients.
@@ -39,6 +41,7 @@ _FAULTS = {
     StorageBroken,
     StorageFull,
     NotPermitted,
+    NotFreed,
 }
 #: Those of them that raise doubt about the storage.
 _FAILURES = {StorageAway, StorageGone, StorageBroken}
@@ -49,6 +52,8 @@ _LATELY = 30.0
 PROBE_TIMEOUT = 5.0
 #: Threads that may wait for the disk at the same time.
 THREADS = 16
+#: Threads for what reads much: listings, digests and line counts. They never keep changes waiting.
+SURVEYS = 4
 #: Threads for probes alone: all others may be busy although the disk is well.
 _PROBE_THREADS = 2
 #: Seconds that a tick of :class:`AwakeTime` may count.
@@ -81,11 +86,32 @@ class AwakeTime:
         return self._seconds
 
 
+class Runs(Protocol):
+    """Runs blocking calls in threads."""
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run *call* in a thread; its result or error comes on the reactor thread."""
+
+
+class _Surveys:
+    """The threads of a :class:`Disk` for what reads much."""
+
+    def __init__(self, disk: Disk, pool: ThreadPool) -> None:
+        self._disk = disk
+        self.pool = pool
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run *call* in one of these threads; its result or error comes on the reactor thread."""
+        return self._disk.run_in(self.pool, lambda: call(*args, **kwargs))
+
+
 class Disk:
     """A pool of threads for blocking calls.
 
     :param reactor: delivers results, and tells the time.
     :param threads: how many calls may run at the same time.
+    :param memory: bytes that may wait to be written.
+    :ivar surveys: runs what reads much, in a few threads of its own.
     :ivar awake: measures how long calls take.
     :ivar faults: how often the storage has raised each error that no client has caused.
     :ivar failed: how many calls have failed because the storage did.
@@ -95,17 +121,19 @@ class Disk:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, threads: int = THREADS) -> None:
+    def __init__(self, reactor: Any, threads: int = THREADS, memory: Budget | None = None) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(0, threads, name="httpnas-disk")
         self._probes = ThreadPool(0, _PROBE_THREADS, name="httpnas-probes")
+        self.surveys = _Surveys(self, ThreadPool(0, SURVEYS, name="httpnas-surveys"))
+        self._in_pools: Counter[ThreadPool] = Counter()
         self._stopping = False
+        self.memory = memory or Budget()
         self.awake = AwakeTime()
         self.faults: Counter[str] = Counter()
         self.verify: Callable[[], None] = lambda: None
         self.failed = 0
         self._failures: deque[float] = deque(maxlen=_REPEATED)
-        self._threads = threads
         self._serial = count()
         #: When each call that has not ended was begun, the oldest first.
         self._pending: dict[int, float] = {}
@@ -114,31 +142,35 @@ class Disk:
     def start(self) -> None:
         """Begin to run calls."""
         self._pool.start()
+        self.surveys.pool.start()
         self._probes.start()
 
     def stop(self) -> None:
         """Wait for the calls that run, and take no more."""
         self._stopping = True
         self._pool.stop()
+        self.surveys.pool.stop()
         self._probes.stop()
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run *call* in a pool thread; its result or error comes on the reactor thread."""
-        return self._run(self._pool, lambda: call(*args, **kwargs))
+        return self.run_in(self._pool, lambda: call(*args, **kwargs))
 
     def probe(self, call: Callable[[], T]) -> Deferred[T]:
         """Run *call*, which only asks how the storage is, in a thread kept for such calls."""
-        return self._run(self._probes, call)
+        return self.run_in(self._probes, call)
 
     def nap(self, seconds: float) -> Deferred[None]:
         """Wait for some time without a thread."""
         return deferLater(self._reactor, seconds)
 
-    def _run(self, pool: ThreadPool, call: Callable[[], T]) -> Deferred[T]:
+    def run_in(self, pool: ThreadPool, call: Callable[[], T]) -> Deferred[T]:
+        """Run *call* in a thread of *pool*, which is one of this disk's."""
         number, now = next(self._serial), self.awake.seconds()
         if not self._pending:
             self._moved = now
         self._pending[number] = now
+        self._in_pools[pool] += 1
 
         def verified() -> T:
             try:
@@ -148,10 +180,11 @@ class Disk:
                 raise
 
         done: Deferred[T] = deferToThreadPool(self._reactor, pool, verified)
-        return done.addBoth(self._ended, number)
+        return done.addBoth(self._ended, number, pool)
 
-    def _ended(self, result: T | Failure, number: int) -> T | Failure:
+    def _ended(self, result: T | Failure, number: int, pool: ThreadPool) -> T | Failure:
         del self._pending[number]
+        self._in_pools[pool] -= 1
         self._moved = self.awake.seconds()
         if isinstance(result, Failure) and result.value is not None:
             self._note(result.value)
@@ -170,7 +203,7 @@ class Disk:
     @property
     def running(self) -> int:
         """How many calls are running."""
-        return min(len(self._pending), self._threads)
+        return sum(min(calls, pool.max) for pool, calls in self._in_pools.items())
 
     @property
     def queued(self) -> int:
@@ -214,7 +247,13 @@ class Disk:
                 pass
 
         done = Deferred.fromCoroutine(work())
-        return done.addErrback(lambda failure: self._log.failure("a chore ended early", failure))
+        return done.addErrback(self._tell)
+
+    def _tell(self, failure: Failure) -> None:
+        if failure.check(NotFreed):
+            self._log.warn("{error}; the next start tries again", error=failure.value)
+        else:
+            self._log.failure("a chore ended early", failure)
 
 
 class SharedCall(Generic[T]):

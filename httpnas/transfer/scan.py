@@ -8,18 +8,20 @@ from collections.abc import Callable
 
 from httpnas.storage.errors import FileCutShort
 from httpnas.storage.facts import newlines
-from httpnas.transfer.disk import Disk
+from httpnas.transfer.disk import Runs
+from httpnas.transfer.sender import ConsumerGone
 
 _CHUNK = 256 << 10
 #: Bytes read in one call, so that a huge file does not keep a pool thread for itself.
 _STRETCH = 32 << 20
 
 
-async def count_lines(disk: Disk, fd: int, size: int, wanted: Callable[[], bool]) -> int:
+async def count_lines(disk: Runs, fd: int, size: int, wanted: Callable[[], bool]) -> int:
     """Return the number of newlines in the first *size* bytes of *fd*, as ``wc -l`` counts them.
 
-    :param wanted: is called now and then. When it returns False counting ends early, and what is
-        returned means nothing.
+    :param disk: reads, a stretch at a time.
+    :param wanted: is called now and then, in any thread. When it returns False, counting ends.
+    :raises ConsumerGone: when it did.
     :raises FileCutShort: when the file has fewer bytes.
     """
     lines = 0
@@ -33,12 +35,13 @@ async def count_lines(disk: Disk, fd: int, size: int, wanted: Callable[[], bool]
 
 
 async def digest(
-    disk: Disk, fd: int, size: int, algorithm: str, wanted: Callable[[], bool]
+    disk: Runs, fd: int, size: int, algorithm: str, wanted: Callable[[], bool]
 ) -> bytes:
     """Return the digest of the first *size* bytes of *fd*.
 
     :param algorithm: a name that :mod:`hashlib` knows.
-    :param wanted: as in :func:`count_lines`.
+    :param disk: as in :func:`count_lines`, and *wanted* as well.
+    :raises ConsumerGone:
     :raises FileCutShort: when the file has fewer bytes.
     """
     state = hashlib.new(algorithm)
@@ -47,9 +50,11 @@ async def digest(
 
 
 async def _scan(
-    disk: Disk, fd: int, size: int, feed: Callable[[bytes], None], wanted: Callable[[], bool]
+    disk: Runs, fd: int, size: int, feed: Callable[[bytes], None], wanted: Callable[[], bool]
 ) -> None:
     def stretch(offset: int, end: int) -> None:
+        if not wanted():
+            raise ConsumerGone("nobody waits for it any more")
         while offset < end:
             chunk = os.pread(fd, min(_CHUNK, end - offset), offset)
             if not chunk:
@@ -58,6 +63,4 @@ async def _scan(
             offset += len(chunk)
 
     for offset in range(0, size, _STRETCH):
-        if not wanted():
-            return
         await disk.run(stretch, offset, min(offset + _STRETCH, size))

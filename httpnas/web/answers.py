@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from httpnas.transfer.sender import BLOCK, Sender, Text
 from httpnas.web.problems import PROBLEM, Problem, document
 from httpnas.web.request import Request
 
@@ -21,8 +22,11 @@ def answer(
     if status != 204:
         request.setHeader(b"Content-Type", content_type)
         request.setHeader(b"Content-Length", b"%d" % len(body))
-    request.write(body)
-    request.finish()
+    if len(body) <= BLOCK or request.method == b"HEAD":
+        request.write(body)
+        request.finish()
+    else:
+        request.sending = Sender().beginFileTransfer(Text(body), request)
 
 
 def answer_json(request: Request, members: object, status: int = 200) -> None:

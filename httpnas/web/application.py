@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import CancelledError
 
 from httpnas.transfer.sender import ConsumerGone
@@ -16,10 +18,18 @@ class NasApplication:
     """What the server asks of the layers above (:class:`.server.application.Application`).
 
     :param metrics: count the requests.
+    :param resource_policy: which sites' pages may show or run what is answered, as the value of
+        Cross-Origin-Resource-Policy (Fetch standard).
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, resource_policy: str) -> None:
         self._metrics = metrics
+        self.fields: Sequence[tuple[bytes, bytes]] = (
+            # Most answers are about the moment; files, listings and pages say otherwise.
+            (b"Cache-Control", b"no-store"),
+            (b"X-Content-Type-Options", b"nosniff"),
+            (b"Cross-Origin-Resource-Policy", resource_policy.encode()),
+        )
 
     def refusal(self, status: int, detail: str, identity: str) -> tuple[bytes, bytes]:
         """Return the media type and the content of a problem document."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import mimetypes
-import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from uuid import uuid4
 
 from httpnas.fields.conditions import Conditions, Verdict, format_http_date
 from httpnas.fields.digests import format_digest, wanted_digest
 from httpnas.fields.ranges import PartialContent, partial_content
+from httpnas.fields.types import media_type
 from httpnas.files.content import entity_tag, modified
 from httpnas.files.errors import PreconditionFailed
 from httpnas.files.files import Files
@@ -20,41 +21,32 @@ from httpnas.transfer.sender import Chained, ConsumerGone, FileRange, Source, Te
 from httpnas.web.job import RequestJob
 from httpnas.web.request import Request
 
-#: A table of our own: with that of the machine, answers would depend on where the daemon runs.
-_TYPES = mimetypes.MimeTypes()
-_PACKED = {
-    "gzip": "application/gzip",
-    "bzip2": "application/x-bzip2",
-    "xz": "application/x-xz",
-    "compress": "application/x-compress",
-    "br": "application/x-brotli",
-}
-#: So that no browser runs stored content as if it were the daemon's own.
-_INERT = (
-    (b"X-Content-Type-Options", b"nosniff"),
-    (b"Content-Security-Policy", b"sandbox; default-src 'none'"),
+#: So that no browser runs stored content as if it were the daemon's own. What is shown with other
+#: files needs an origin that may have them, so the sandbox leaves it its own: there is no script
+#: that could use it, nor a form.
+_INERT = b"sandbox; default-src 'none'"
+_PLAYS = b"sandbox allow-same-origin; default-src 'none'; media-src 'self'"
+_SHOWS = (
+    b"sandbox allow-same-origin; default-src 'none'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; font-src 'self' data:; media-src 'self' data:"
 )
-
-
-def content_type(name: bytes) -> bytes | None:
-    """Return the media type for the extension of *name*, None for an unknown one."""
-    # guess_type takes a URL: with a folder before it, "data:,a.png" is none.
-    kind, coding = _TYPES.guess_type("./" + os.path.basename(name).decode(), strict=True)
-    if coding is not None:
-        kind = _PACKED.get(coding)
-    if kind is None:
-        return None
-    return f"{kind}; charset=utf-8".encode() if kind.startswith("text/") else kind.encode()
+_DOCUMENTS = (b"text/html", b"application/xhtml+xml", b"image/svg+xml")
+#: Versions whose fields are remembered.
+_REMEMBERED = 1024
 
 
 async def send_file(files: Files, request: Request, name: bytes, file: StoredFile) -> None:
     """Answer *request* with the open *file*, in the version that was opened."""
     version = file.version
     conditions = request.conditions()
-    verdict = conditions.for_read(entity_tag(version), modified(version))
+    etag = entity_tag(version)
+    verdict = conditions.for_read(etag, modified(version))
     if verdict is Verdict.FAILED:
         raise PreconditionFailed("The file is not the version that the conditions ask for.")
-    _describe(request, version)
+    kind = media_type(name)
+    # Not later than the answer: RFC 9110 section 8.8.2.1.
+    written = min(version.mtime_ns // 10**9, int(time.time()))
+    request.setHeaders(_description(etag, written, _policy(kind)))
     if verdict is Verdict.NOT_MODIFIED:
         request.setResponseCode(304)
         request.finish()
@@ -64,7 +56,6 @@ async def send_file(files: Files, request: Request, name: bytes, file: StoredFil
     if algorithm is not None:
         value = await files.digest(job, name, file, algorithm)
         request.setHeader(b"Repr-Digest", format_digest(algorithm, value))
-    kind = content_type(name)
     part = _partial(request, conditions, version, kind)
     _announce(request, version, kind, part)
     if request.method == b"HEAD":
@@ -98,12 +89,25 @@ async def _to_its_end(request: Request) -> AsyncIterator[None]:
     request.finish()
 
 
-def _describe(request: Request, version: Version) -> None:
-    request.setHeader(b"ETag", entity_tag(version))
-    request.setHeader(b"Last-Modified", format_http_date(modified(version)))
-    request.setHeader(b"Accept-Ranges", b"bytes")
-    for field, value in _INERT:
-        request.setHeader(field, value)
+def _policy(kind: bytes | None) -> bytes:
+    """Return what a browser may do with content of this media type, opened by itself."""
+    essence = (kind or b"").partition(b";")[0]
+    if essence.startswith((b"audio/", b"video/")):
+        return _PLAYS
+    return _SHOWS if essence in _DOCUMENTS else _INERT
+
+
+@lru_cache(_REMEMBERED)
+def _description(etag: bytes, written: int, policy: bytes) -> Mapping[bytes, bytes]:
+    """Return the fields of every answer about one version, which nobody changes."""
+    return {
+        b"ETag": etag,
+        b"Last-Modified": format_http_date(written),
+        b"Accept-Ranges": b"bytes",
+        # A copy may be kept, if it is asked for each time whether it is still the version there is.
+        b"Cache-Control": b"no-cache",
+        b"Content-Security-Policy": policy,
+    }
 
 
 def _partial(
@@ -112,7 +116,7 @@ def _partial(
     field = request.getHeader(b"Range")
     if field is None or request.method == b"HEAD":
         return None
-    if not conditions.range_applies(entity_tag(version), modified(version)):
+    if not conditions.range_applies(entity_tag(version)):
         return None
     return partial_content(field, version.size, kind, uuid4().hex.encode())
 

@@ -24,7 +24,7 @@ class RequestJob:
     @property
     def client(self) -> str | None:
         """The client's address, None for one that has none, such as behind a Unix socket."""
-        return getattr(self._request.client, "host", None)
+        return self._request.client_address
 
     @property
     def given_up(self) -> bool:

@@ -57,6 +57,12 @@ class Kind(Enum):
         "The body does not have the digest that the request announced; nothing was changed.",
         "Send the body again.",
     )
+    PARTIAL_BODY = (
+        "partial-body",
+        400,
+        "The request has a `Content-Range`, but a body is never put into the middle of a file.",
+        "To add the rest of a file, PUT it with `Upload-Offset`. Otherwise send the whole file.",
+    )
     DIGEST_OF_FORM = (
         "digest-of-form",
         400,
@@ -150,8 +156,10 @@ class Kind(Enum):
     OTHER_FILE_SYSTEM = (
         "other-file-system",
         409,
-        "The name is on another file system that is mounted below the storage folder.",
-        "Choose a name outside that mount. To move a file there, copy it.",
+        "The name is on, or is a folder that holds, something that is mounted below the storage "
+        "folder; or the file system moves nothing there, because a folder has a quota or a layer "
+        "of its own.",
+        "Choose a name outside that mount or folder. To move a file there, copy it.",
     )
     WRONG_OFFSET = (
         "wrong-offset",
@@ -213,6 +221,12 @@ class Kind(Enum):
         "The body is not `multipart/form-data`.",
         "Send a form, or POST the file to `/file/NAME`.",
     )
+    FORM_FOR_FILE = (
+        "form-for-file",
+        415,
+        "The body is `multipart/form-data`, but this path stores bodies as they are.",
+        "POST the form to `/files/`, or send the file by itself.",
+    )
     RANGE_NOT_SATISFIABLE = (
         "range-not-satisfiable",
         416,
@@ -230,6 +244,12 @@ class Kind(Enum):
         421,
         "The server does not answer to the name in `Host`.",
         "Use another name, or ask the operator to add this one to `--hosts`.",
+    )
+    KEY_REUSED = (
+        "key-reused",
+        422,
+        "The `Idempotency-Key` is that of an append with another body; nothing was appended.",
+        "Give each append a key of its own, and repeat it with the same body.",
     )
     HEADERS_TOO_LARGE = (
         "headers-too-large",

@@ -26,6 +26,8 @@ _MOST = 10_000
 #: How many when the client gives no limit.
 _SOME = 1000
 _CURSOR = re.compile(r"(-?[0-9]{1,30})/([^/]+)")
+#: As json.dumps(), which makes an encoder for each call that has options.
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
 _TYPES = {
     "text": b"text/plain; charset=utf-8",
     "json": b"application/json",
@@ -33,27 +35,18 @@ _TYPES = {
 }
 
 
-async def send_listing(
-    files: Files,
-    request: Request,
-    name: bytes,
-    folder: Folder,
-    verbs: frozenset[bytes] = frozenset(),
-) -> None:
-    """Answer *request* with what is in the open *folder*.
-
-    :param verbs: the verbs of the door, which a link must not spell.
-    """
+async def send_listing(files: Files, request: Request, name: bytes, folder: Folder) -> None:
+    """Answer *request* with what is in the open *folder*."""
     kind = listing_format(request.getHeader(b"Accept"))
-    request.responseHeaders.addRawHeader(b"Vary", b"Accept")
+    request.vary(b"Accept")
     if kind == "html" and not request.path.endswith(b"/"):
         _redirect_into(request)
         return
-    pieces = _pieces(kind, name, folder, _page(request.query, kind), verbs)
-    source = None if request.method == b"HEAD" else await files.list(pieces)
+    pieces = _pieces(kind, name, folder, _page(request.query, kind))
+    source = None if request.method == b"HEAD" else await files.list(folder, pieces)
     request.setHeader(b"Content-Type", _TYPES[kind])
-    request.setHeader(b"X-Content-Type-Options", b"nosniff")
-    request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
+    request.setHeader(b"Cache-Control", b"no-cache")
+    request.setHeader(b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'")
     if source is None:
         request.finish()
     else:
@@ -61,9 +54,15 @@ async def send_listing(
 
 
 def _redirect_into(request: Request) -> None:
-    """Redirect to the path with a slash at its end, which relative links need as their base."""
+    """Redirect to the path with a slash at its end, which relative links need as their base.
+
+    The reference is relative: a proxy may serve all of this below a path of its own, and a path
+    that begins with two slashes would name another host (RFC 3986 section 4.2).
+    """
     query = b"?" + request.query if request.query else b""
-    request.setHeader(b"Location", request.path + b"/" + query)
+    leaf = request.path.rpartition(b"/")[2]
+    # A colon in a first segment would end a scheme.
+    request.setHeader(b"Location", b"./" + leaf + b"/" + query)
     answer(request, b"The folder's own path ends in a slash.\n", 301)
 
 
@@ -135,9 +134,7 @@ def _place(order: Order, cursor: str | None) -> Place | None:
     )
 
 
-def _pieces(
-    kind: str, name: bytes, folder: Folder, page: _Page, verbs: frozenset[bytes]
-) -> Iterator[bytes]:
+def _pieces(kind: str, name: bytes, folder: Folder, page: _Page) -> Iterator[bytes]:
     """Yield the pieces of a listing. The folder is read when the first one is asked for."""
     places = page.places(folder)
     if kind == "text":
@@ -147,7 +144,7 @@ def _pieces(
     if kind == "json":
         yield from _json(name, entries, page)
     else:
-        yield from _html(name, (entry for _, entry in islice(entries, page.limit)), verbs)
+        yield from _html(name, (entry for _, entry in islice(entries, page.limit)))
 
 
 def _entries(folder: Folder, places: Iterator[Place]) -> Iterator[tuple[Place, Entry]]:
@@ -177,10 +174,10 @@ def _json_entry(entry: Entry) -> bytes:
         "mtime": modified(version),
         "etag": None if entry.is_folder else entity_tag(version).decode(),
     }
-    return json.dumps(fields, ensure_ascii=False).encode()
+    return _encoded(fields).encode()
 
 
-def _html(name: bytes, entries: Iterable[Entry], verbs: frozenset[bytes]) -> Iterator[bytes]:
+def _html(name: bytes, entries: Iterable[Entry]) -> Iterator[bytes]:
     title = html.escape("/" + name.decode())
     yield (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>'
@@ -189,15 +186,13 @@ def _html(name: bytes, entries: Iterable[Entry], verbs: frozenset[bytes]) -> Ite
     if name:
         yield b'<a href="../">../</a>\n'
     for entry in entries:
-        yield _html_entry(entry, verbs)
+        yield _html_entry(entry)
     yield b"</pre>\n</body>\n</html>\n"
 
 
-def _html_entry(entry: Entry, verbs: frozenset[bytes]) -> bytes:
+def _html_entry(entry: Entry) -> bytes:
     slash = "/" if entry.is_folder else ""
     link = f"{quote_component(entry.name)}{slash}"
-    if entry.name in verbs and not slash:
-        link = f"%2F{link}"  # after a literal slash it would be the verb
     size = "-" if entry.is_folder else str(entry.version.size)
     when = format_http_date(modified(entry.version)).decode()
     return (

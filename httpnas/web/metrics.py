@@ -7,8 +7,9 @@ so the number of series is bounded.
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,7 +17,6 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
-    PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -40,6 +40,7 @@ disable_created_metrics()  # one more series for each counter, which nobody asks
 class _Series(NamedTuple):
     """The metrics of the requests to one door with one verb."""
 
+    requests: Callable[[str], Counter]
     received: Counter
     sent: Counter
     durations: Histogram
@@ -52,12 +53,10 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._of_requests()
         self._of_work()
         self._of_storage()
-        self._seen: WeakKeyDictionary[Request, tuple[int, int]] = WeakKeyDictionary()
         self._series: dict[tuple[str, str], _Series] = {}
         self._faults_seen: Tally[str] = Tally()
 
@@ -100,6 +99,11 @@ class Metrics:
         )
         self._transfers = Gauge(
             "httpnas_transfers_running", "Transfers that run.", ("verb",), registry=registry
+        )
+        self._lines_dropped = Counter(
+            "httpnas_log_lines_dropped",
+            "Lines of the log that nobody took, or that could not be written.",
+            registry=registry,
         )
         self._disk_running = Gauge(
             "httpnas_disk_calls_running", "Calls of the disk that run.", registry=registry
@@ -156,6 +160,10 @@ class Metrics:
         """Note that *step* of a change has taken *seconds*; from any thread."""
         self._steps.labels(step).observe(seconds)
 
+    def line_dropped(self) -> None:
+        """Count a line that the log does not have; from any thread."""
+        self._lines_dropped.inc()
+
     def request_ended(self, request: Request) -> None:
         """Count *request*, which has ended."""
         series = self._series_of(request)
@@ -164,13 +172,14 @@ class Metrics:
             series.first_bytes.observe(request.first_byte - request.began)
         self._count_bytes(request, series)
         status = str(request.code) if request.answered else "none"
-        self._requests.labels(request.door, request.verb, status).inc()
+        series.requests(status).inc()
 
     def _series_of(self, request: Request) -> _Series:
         what = (request.door, request.verb)
         series = self._series.get(what)
         if series is None:
             series = self._series[what] = _Series(
+                cache(partial(self._requests.labels, *what)),
                 self._received.labels(*what),
                 self._sent.labels(*what),
                 self._durations.labels(*what),
@@ -181,10 +190,11 @@ class Metrics:
     def _count_bytes(self, request: Request, series: _Series) -> None:
         """Count the bytes since the last time, so that long transfers show while they run."""
         received, sent = request.body.received, request.sentLength
-        seen = self._seen.get(request, (0, 0))
-        series.received.inc(received - seen[0])
-        series.sent.inc(sent - seen[1])
-        self._seen[request] = (received, sent)
+        if received > request.counted[0]:
+            series.received.inc(received - request.counted[0])
+        if sent > request.counted[1]:
+            series.sent.inc(sent - request.counted[1])
+        request.counted = (received, sent)
 
     def sample(self, site: Site, disk: Disk, trace: Trace, space: Space | None) -> None:
         """Set the gauges to how things are at this moment.

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IConsumer, IProducer, IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from httpnas.fields.filenames import BadFileName, decode_filename
 from httpnas.web.server.body import Body
 
 #: Parts in one form, and bytes and number of a part's header lines.
@@ -57,23 +58,31 @@ def boundary_of(content_type: bytes | None) -> str | None:
     return boundary
 
 
-def filename_of(disposition: str) -> str | None:
+def filename_of(disposition: str, agent: bytes = b"") -> str | None:
     """Return the file name in a Content-Disposition, None when there is none.
 
     Nothing is cut off it, not even a Windows path: another name would be another file.
 
     :param disposition: the value of the field, in a part of a form.
-    :raises BadForm: when it is not clear where the name ends.
+    :param agent: the User-Agent that wrote it.
+    :raises BadForm: when it is not clear where the name ends, or what it means.
     """
-    filename, at = None, len(disposition.partition(";")[0])
+    plain = extended = None
+    at = len(disposition.partition(";")[0])
     while at < len(disposition):
         parameter = _PARAMETER.match(disposition, at)
         if parameter is None:
             raise BadForm("The form is broken: a part's Content-Disposition is malformed.")
-        if (parameter[1] or "").lower() == "filename":
-            filename = content_disposition_unquote(parameter[2].rstrip())
+        name = (parameter[1] or "").lower()
+        if name == "filename":
+            plain = content_disposition_unquote(parameter[2].rstrip())
+        elif name == "filename*":
+            extended = parameter[2].strip('" \t')
         at = parameter.end()
-    return filename
+    try:
+        return decode_filename(plain, extended, agent)
+    except BadFileName as error:
+        raise BadForm(str(error)) from error
 
 
 class _Parser(PushMultipartParser):  # type: ignore[misc]
@@ -121,10 +130,12 @@ class Parts:
 
     :param body: the form; its client is asked to send it.
     :param boundary: as :func:`boundary_of` returns it.
+    :param agent: the User-Agent of the client.
     """
 
-    def __init__(self, body: Body, boundary: str) -> None:
+    def __init__(self, body: Body, boundary: str, agent: bytes = b"") -> None:
         self._body = body
+        self._agent = agent
         self._parser = _Parser(
             boundary,
             max_header_size=MAX_HEADER,
@@ -178,7 +189,7 @@ class Parts:
     def _part_or(self, event: Any) -> Any:
         if not isinstance(event, MultipartSegment):
             return event
-        return Part(self, filename_of(event["Content-Disposition"]))
+        return Part(self, filename_of(event["Content-Disposition"], self._agent))
 
     def _body_ended(self, _: None) -> None:
         try:

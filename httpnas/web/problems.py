@@ -15,7 +15,6 @@ from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
 from httpnas.files.errors import AlreadyThere, DigestMismatch, NoLongerWanted, PreconditionFailed
 from httpnas.storage import errors
-from httpnas.storage.append import WrongOffset
 from httpnas.web.kinds import Kind
 from httpnas.web.multipart import BadForm
 from httpnas.web.server.application import GivenUp
@@ -64,6 +63,12 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (BodyTooSlow, Kind.BODY_TOO_SLOW, "The body made no progress for too long; send it again."),
     (BodyTooLarge, Kind.BODY_TOO_LARGE, "The body is larger than the server accepts."),
     (
+        errors.KeyReused,
+        Kind.KEY_REUSED,
+        "Another body was appended with this Idempotency-Key. Nothing was appended now; give each "
+        "append a key of its own.",
+    ),
+    (
         errors.FileCutShort,
         Kind.FILE_CUT_SHORT,
         "The file became shorter while it was being read. Try again.",
@@ -81,7 +86,8 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (
         errors.OtherFileSystem,
         Kind.OTHER_FILE_SYSTEM,
-        "Another file system is mounted there; copy the file instead.",
+        "Something is mounted there, or the file system moves nothing between these folders (one "
+        "has a quota or a layer of its own). Copy the file instead.",
     ),
     (errors.Reserved, Kind.RESERVED, "This name belongs to the server and cannot be changed."),
     (
@@ -126,7 +132,7 @@ def problem_of(error: BaseException) -> Problem | None:
     """Return what *error* means to a client, or None if it is a bug of the server."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, WrongOffset):
+    if isinstance(error, errors.WrongOffset):
         return Problem(
             Kind.WRONG_OFFSET,
             f"The file has {error.actual} bytes; Upload-Offset gives another number.",

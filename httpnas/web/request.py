@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from httpnas.fields.conditions import Conditions
 from httpnas.web.server.request import StreamingRequest
+
+_CONDITIONAL = frozenset(
+    {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"if-range"}
+)
+_UNCONDITIONAL = Conditions()
 
 
 class Request(StreamingRequest):
@@ -15,22 +21,29 @@ class Request(StreamingRequest):
     :ivar door: the group of routes that it came to, and :attr:`verb`, what is done there; both
         are ``none`` when there is no such route.
     :ivar name: what it is about, once the door has found that out.
+    :ivar counted: bytes in and out that the metrics have counted.
     :ivar problem_members: what a problem document that answers it has besides the usual members
         (RFC 9457 section 3.2).
+    :ivar sending: fires when a long answer has been given to the client; None if there is none.
     """
 
     door = verb = "none"
     name: bytes | None = None
+    sending: Deferred[None] | None = None
+    counted = (0, 0)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.problem_members: dict[str, object] = {}
 
-    def field_lines(self, name: bytes) -> Sequence[bytes]:
-        """Return the values of all field lines called *name*."""
-        lines: Sequence[bytes] = self.requestHeaders.getRawHeaders(name, [])
-        return lines
+    @property
+    def client_address(self) -> str | None:
+        """The address it came from; an IPv4 address also if a socket for IPv6 took it."""
+        host: str | None = getattr(self.client, "host", None)
+        return host and host.removeprefix("::ffff:")
 
     def conditions(self) -> Conditions:
         """Return the preconditions that the request carries (RFC 9110 section 13)."""
+        if _CONDITIONAL.isdisjoint(self.head.fields):
+            return _UNCONDITIONAL
         return Conditions.parse(self.field_lines)

@@ -1,20 +1,23 @@
-"""The routes. Klein matches doors and methods only; each door reads the names itself."""
+"""The routes. Klein matches doors and methods only; each door reads the names itself.
+
+So all names below a door match the same rule, and what Klein has found for one of them holds for
+the others: it is kept by method and by the shape of the path.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from functools import lru_cache
+from typing import Any, Protocol, cast
 
 from klein import Klein
-from klein.resource import KleinResource
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
+from httpnas.fields.origins import host_of, is_at, origin_of
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.answers import answer, answer_problem
 from httpnas.web.problems import Kind, Problem, busy, problem_of
@@ -34,9 +37,12 @@ class _Rest(BaseConverter):
     part_isolating = False
 
 
+#: What stands in a rule for all names below its door.
+_BELOW = "<rest:_>"
+#: Pairs of method and shape whose rules are remembered.
+_KEPT = 1024
 #: The doors that answer even while the daemon is stopping.
 _TO_THE_END = ("operations", "page")
-_PORT = re.compile(rb":[0-9]*\Z")
 #: Fields of an answer that pages of other sites may read, besides those that they always may.
 _EXPOSED = (
     b"Accept-Ranges, Content-Disposition, Content-Range, ETag, Location, Repr-Digest, "
@@ -60,21 +66,39 @@ class Router:
 
     :param origins: of sites whose pages may use every door (the CORS protocol of the Fetch
         standard), as browsers spell them in Origin.
-    :param hosts: the host names that the daemon answers to, none for any. A page whose own host
-        name was made to point here (DNS rebinding) still asks for its own.
+    :param hosts: the host names that the daemon answers to, none or ``*`` for any; may be filled
+        until the first request comes. A page whose own host name was made to point here (DNS
+        rebinding) still asks for its own.
     """
 
     def __init__(self, origins: Collection[bytes] = (), hosts: Collection[bytes] = ()) -> None:
         self._origins = frozenset(origins)
-        self._hosts = frozenset(hosts)
+        self._hosts = hosts
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
-        self._app.handle_errors(Exception)(_failed)
+        self._adapter = self._app.url_map.bind("localhost")
+        self._endpoint = lru_cache(_KEPT)(self._match)
+        self._prefixes: set[str] = set()
 
-    def resource(self) -> KleinResource:
-        """Return the resource that answers requests; every error becomes a problem document."""
-        return self._app.resource()
+    def route(self, request: Request) -> None:
+        """Answer *request*; every error becomes a problem document."""
+        try:
+            endpoint = self._endpoint(request.method.decode(), self._shape(request.path.decode()))
+            handled: Any = self._app.execute_endpoint(endpoint, cast(Any, request))
+        except Exception:
+            _failed(request, Failure())
+        else:
+            handled.addErrback(lambda failure: _failed(request, failure))
+
+    def _match(self, method: str, path: str) -> str:
+        endpoint: str = self._adapter.match(path, method)[0]
+        return endpoint
+
+    def _shape(self, path: str) -> str:
+        """Return a path that matches what *path* does: the same for all names below a door."""
+        end = path.find("/", 1) + 1
+        return path[:end] + "_" if path[:end] in self._prefixes and len(path) > end else path
 
     def add_page(self, door: str, rule: str, handler: Handler, any_host: bool = False) -> None:
         """Let *handler* answer GET and HEAD for *rule*, and answer OPTIONS accordingly."""
@@ -121,14 +145,22 @@ class Router:
                 )
             if request.site.backend.away and door not in _TO_THE_END:
                 raise busy(Kind.STORAGE_AWAY, "The storage does not answer. Try again soon.")
-            return request.handle(handler(request))
+            if not request.has_room and door != "operations":
+                raise busy(
+                    Kind.OUT_OF_DESCRIPTORS, "The server is at its limit of requests. Try again."
+                )
+            return request.handle(_to_its_end(handler, request))
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
+        if rule.endswith(_BELOW):
+            self._prefixes.add(rule.removesuffix(_BELOW))
 
     def _admit_host(self, request: Request) -> None:
-        host = (request.getHeader(b"Host") or b"").lower()
-        if self._hosts and _PORT.sub(b"", host) not in self._hosts:
+        if not self._hosts or b"*" in self._hosts:
+            return
+        host = request.getHeader(b"Host")  # of HTTP/1.0 there may be none, which no browser sends
+        if host is not None and host_of(host) not in self._hosts:
             raise Problem(Kind.WRONG_HOST, "The server does not answer to the name in Host.")
 
     def _admit_origin(self, request: Request) -> None:
@@ -140,10 +172,17 @@ class Router:
         origin = request.getHeader(b"Origin")
         if self._origins:
             request.setHeader(b"Vary", b"Origin")
-        if origin in self._origins:
+        if origin is not None and origin_of(origin) in self._origins:
             _share(request, origin)
         elif request.method not in _SAFE and _is_cross_site(request, origin):
             raise Problem(Kind.CROSS_SITE, "A page of another site may not change anything here.")
+
+
+async def _to_its_end(handler: Handler, request: Request) -> None:
+    await handler(request)
+    if request.sending is not None:
+        await request.sending
+        request.finish()
 
 
 def _share(request: Request, origin: bytes) -> None:
@@ -162,20 +201,13 @@ def _is_cross_site(request: Request, origin: bytes | None) -> bool:
     site = request.getHeader(b"Sec-Fetch-Site")
     if site is not None:  # it holds even behind a proxy that rewrites Host
         return site in (b"cross-site", b"same-site")
-    return origin is not None and _authority(origin) != (request.getHeader(b"Host") or b"")
+    return origin is not None and not is_at(origin, request.getHeader(b"Host") or b"")
 
 
-def _authority(origin: bytes) -> bytes:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return b""
-
-
-def _failed(request: Any, failure: Failure) -> None:
+def _failed(request: Request, failure: Failure) -> None:
     error = failure.value
     assert error is not None
-    if isinstance(error, BodyCutShort | ConsumerGone):
+    if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
         return
     problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
     if problem is None or problem.status == 500:

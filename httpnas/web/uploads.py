@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from httpnas.fields.digests import expected_digests
 from httpnas.files.files import Files
 from httpnas.storage.version import Version
@@ -13,8 +15,16 @@ from httpnas.web.request import Request
 def admit(request: Request, max_upload: int | None) -> None:
     """Refuse a body because of its header fields, or bound its length.
 
+    A Content-Range would be lost on who takes the body for the whole (RFC 9110 section 14.5).
+
     :param max_upload: how many bytes it may have, None for any number.
     """
+    if request.getHeader(b"Content-Range") is not None:
+        raise Problem(
+            Kind.PARTIAL_BODY,
+            "Content-Range does not say where a body goes. To go on behind the first N bytes of a "
+            "file, PUT the rest to /file/NAME with Upload-Offset: N; HEAD tells N.",
+        )
     coding = request.getHeader(b"Content-Encoding")
     if coding is not None and coding.strip().lower() not in (b"", b"identity"):
         raise Problem(
@@ -39,16 +49,18 @@ async def append(files: Files, request: Request, name: bytes) -> Version:
     """Append the body of *request* to the file *name*, once for each key."""
     digests = expected_digests(request.field_lines)
     expected = _offset(request.getHeader(b"Upload-Offset"))
-    key = _key(request.getHeader(b"Idempotency-Key"))
+    key = _key(request.field_lines(b"Idempotency-Key"))
     return await files.append(
         RequestJob(request), name, request.body, request.conditions(), digests, expected, key
     )
 
 
-def _key(field: bytes | None) -> bytes | None:
-    if field is not None and not 0 < len(field) <= 255:
+def _key(lines: Sequence[bytes]) -> bytes | None:
+    if len(lines) > 1:
+        raise Problem(Kind.BAD_FIELD, "A request may have one Idempotency-Key.")
+    if lines and not 0 < len(lines[0]) <= 255:
         raise Problem(Kind.BAD_FIELD, "Idempotency-Key must have 1 to 255 bytes.")
-    return field
+    return lines[0] if lines else None
 
 
 def _offset(field: bytes | None) -> int | None:

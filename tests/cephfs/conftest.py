@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cephfs.cluster import Cluster, Mount, missing
-from tests.crash.sweep import Wards, open_wards
+from tests.crash.sweep import Wards, beside, open_wards
 
 #: What the mounts keep in memory, and how often the MDS flushes its journal (see ``cluster.py``).
 #: Ceph's own are ``full`` and 5.
@@ -22,6 +22,7 @@ SHORT = bool(os.environ.get("HTTPNAS_CEPHFS_SHORT"))
 CHOSEN = (
     "create only",
     "append with key",
+    beside("append with key"),
     "move only to a new name",
     "after a large append",
 )

@@ -25,6 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
+from httpnas.storage.format import Place
+from tests.private import keep_records
+from tests.storage.users import without_privileges
+
 ROOT = Path(__file__).parent.parent.parent
 #: Seconds after which waiting for a daemon to start is given up.
 PATIENCE = 20.0
@@ -49,18 +53,20 @@ def nurse() -> None:
         else:
             pid = os.fork()
             if not pid:
-                _be_daemon(order["log"], order["arguments"])
+                _be_daemon(order["log"], order["arguments"], order["lag"])
             children.add(pid)
             print(pid, flush=True)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
 
 
-def _be_daemon(log: str, arguments: list[str]) -> None:
+def _be_daemon(log: str, arguments: list[str], lag: float) -> None:
     from twisted.scripts import twistd  # noqa: PLC0415
 
     status = 1
     try:
+        without_privileges()
+        _slow_down(lag)
         nothing = os.open(os.devnull, os.O_RDONLY)
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(nothing, 0)
@@ -71,6 +77,18 @@ def _be_daemon(log: str, arguments: list[str]) -> None:
         status = 0
     finally:
         os._exit(status)
+
+
+def _slow_down(lag: float) -> None:
+    """Let each fsync(2) of this process take *lag* seconds more on average."""
+    sync, chance = os.fsync, random.Random()
+
+    def late(fd: int) -> None:
+        time.sleep(min(chance.expovariate(1 / lag), 20 * lag))
+        sync(fd)
+
+    if lag:
+        os.fsync = late  # type: ignore[assignment]
 
 
 class Daemon:
@@ -118,6 +136,8 @@ class Herd:
     :param serving: how many serve each root at any time.
     :param spares: how many are ready besides, for each root.
     :param full: the share of daemons that run with full durability.
+    :param lag: seconds by which syncs are late, on average, with half of these.
+    :param records: where files have their records, as in :mod:`httpnas.storage.format`.
     :ivar complaints: lines of logs in which a traceback stands.
     """
 
@@ -129,10 +149,14 @@ class Herd:
         serving: int = 2,
         spares: int = 2,
         full: float = 0.3,
+        lag: float = 0.004,
+        records: Place = "xattr",
     ) -> None:
+        keep_records(roots[0], records)
         self._roots = roots
         self._rng = rng
         self._full = full
+        self._lag = lag
         self._logs = logs
         self._serial = 0
         self._talking = threading.Lock()
@@ -166,13 +190,15 @@ class Herd:
         with self._talking:
             self._serial += 1
             log = self._logs / f"{self._serial}.log"
-            durability = "full" if self._rng.random() < self._full else "none"
+            draw = self._rng.random()
+            durability = "full" if draw < self._full else "none"
+            lag = self._lag if draw < self._full / 2 else 0.0
         arguments = [
             "--listen=tcp:0:interface=127.0.0.1",
             f"--storage={self._roots[place]}",
             f"--durability={durability}",
         ]
-        return Daemon(self, place, int(self.order(log=str(log), arguments=arguments)), log)
+        return Daemon(self, place, int(self.order(log=str(log), arguments=arguments, lag=lag)), log)
 
     def start(self, place: int = 0) -> Daemon:
         """Return a daemon that listens."""
@@ -231,7 +257,7 @@ class Herd:
 
 @contextlib.contextmanager
 def herd(
-    roots: Sequence[Path], logs: Path, rng: random.Random, **kwargs: int | float
+    roots: Sequence[Path], logs: Path, rng: random.Random, **kwargs: int | float | str
 ) -> Iterator[Herd]:
     """Keep daemons for as long as the block."""
     logs.mkdir()
@@ -306,10 +332,10 @@ class Wire:
                     raise ConnectionError("cut off in the head of an answer")
                 name, _, value = line.decode("latin-1").partition(":")
                 headers[name.lower()] = value.strip()
-            length = int(headers.get("content-length", 0))
-            body = stream.read(length)
-        if len(body) < length:
-            raise ConnectionError("cut off in the body of an answer")
+            if headers.get("transfer-encoding") == "chunked":
+                body = _chunks(stream)
+            else:
+                body = _exactly(stream, int(headers.get("content-length", 0)))
         if headers.get("connection") == "close":
             self.close()
         return status, headers, body
@@ -320,6 +346,28 @@ def _status(stream: BinaryIO) -> int:
     if not line.endswith(b"\n"):
         raise ConnectionError("cut off before an answer")
     return int(line.split()[1])
+
+
+def _exactly(stream: BinaryIO, length: int) -> bytes:
+    body = stream.read(length)
+    if len(body) < length:
+        raise ConnectionError("cut off in the body of an answer")
+    return body
+
+
+def _chunks(stream: BinaryIO) -> bytes:
+    body = b""
+    while length := _length_of_chunk(stream):
+        body += _exactly(stream, length + 2)[:-2]
+    _exactly(stream, 2)
+    return body
+
+
+def _length_of_chunk(stream: BinaryIO) -> int:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise ConnectionError("cut off before a chunk of an answer")
+    return int(line, 16)
 
 
 def _request(

@@ -17,6 +17,9 @@ MOST = 2_000_000
 #: The same while a bad history is made shorter, where it is enough to have tried.
 MOST_TO_SHORTEN = 20_000
 
+#: Calls that concern a folder with all in it, which are files of these names.
+FOLDERS = ("move folder", "delete folder")
+LEAVES = ("f", "g")
 #: What a file holds: the values written to it, in order.
 Content = tuple[str, ...]
 #: What each of some names holds; None: there is nothing of this name.
@@ -27,9 +30,10 @@ State = tuple[Content | None, ...]
 class Call:
     """A call of a client, as it was sent and as it was answered.
 
-    :ivar kind: ``read``, ``write``, ``append``, ``delete`` or ``move``.
+    :ivar kind: ``read``, ``write``, ``append``, ``delete`` or ``move``, or one of :data:`FOLDERS`.
     :ivar target: the new name, of a move.
     :ivar value: what is written or appended; every value is written once.
+    :ivar restored: what is written, if those are values that have been written before.
     :ivar length: of the value, in bytes.
     :ivar create: only if nothing is replaced.
     :ivar expects: only if the file holds just this.
@@ -45,6 +49,7 @@ class Call:
     status: int | None = None
     seen: Content | int | None = None
     value: str = ""
+    restored: Content | None = None
     length: int = 1
     target: str | None = None
     create: bool = False
@@ -52,12 +57,19 @@ class Call:
     offset: int | None = None
     client: int = 0
 
+    @property
+    def names(self) -> list[str]:
+        """The files that it concerns."""
+        names = [name for name in (self.name, self.target) if name is not None]
+        return [f"{n}/{leaf}" for n in names for leaf in LEAVES] if self.kind in FOLDERS else names
+
     def unanswered(self) -> Call:
         return replace(self, end=inf, status=None, seen=None)
 
     def __str__(self) -> str:
         words = [f"client {self.client}: {self.kind} {self.name}"]
         words += [f"to {self.target}"] * (self.target is not None)
+        words += [_shown(self.restored)] * (self.restored is not None)
         words += [self.value] * bool(self.value) + ["create only"] * self.create
         words += [f"if it is {_shown(self.expects)}"] * (self.expects is not None)
         words += [f"at {self.offset}"] * (self.offset is not None)
@@ -80,13 +92,15 @@ class Model:
 
     def __init__(self, calls: Iterable[Call]) -> None:
         calls = list(calls)
-        names = {n for call in calls for n in (call.name, call.target) if n is not None}
+        names = {name for call in calls for name in call.names}
         self._place = {name: place for place, name in enumerate(sorted(names))}
         self._lengths = {call.value: call.length for call in calls}
         self.start: State = (None,) * len(names)
 
     def apply(self, call: Call, state: State) -> tuple[int, Content | int | None, State]:
         """Return status and what is seen if *call* comes at *state*, and the state after it."""
+        if call.kind in FOLDERS:
+            return self._apply_to_folder(call, state)
         place = self._place[call.name]
         present = state[place]
         refused = self._refused(call, state, present)
@@ -98,7 +112,7 @@ class Model:
         after = list(state)
         seen = None
         if call.kind == "write":
-            after[place] = (call.value,)
+            after[place] = call.restored or (call.value,)
         elif call.kind == "append":
             after[place] = appended = (*(present or ()), call.value)
             seen = self._length(appended)
@@ -109,6 +123,25 @@ class Model:
             after[place] = None
             after[self._place[call.target]] = present
         return 200, seen, tuple(after)
+
+    def _apply_to_folder(self, call: Call, state: State) -> tuple[int, None, State]:
+        """Do what *call* was answered with, if that can be: empty folders are not in the state."""
+        places = [self._place[name] for name in call.names]
+        source, target = places[: len(LEAVES)], places[len(LEAVES) :]
+        if call.status == 404:
+            return (
+                (404 if not any(state[place] is not None for place in source) else 0),
+                None,
+                state,
+            )
+        if call.status not in (200, None) or any(state[place] is not None for place in target):
+            return (0 if call.status == 200 else call.status or 0), None, state
+        after = list(state)
+        for old, new in zip(source, target, strict=False):
+            after[new] = state[old]
+        for old in source:
+            after[old] = None
+        return 200, None, tuple(after)
 
     def _refused(self, call: Call, state: State, present: Content | None) -> int:
         if present is None and call.kind != "write":
@@ -173,17 +206,19 @@ def _steps(
                 break
             earliest_end = min(earliest_end, call.end)
             status, seen, after = model.apply(call, state)
-            fits = call.status is None or (call.status == status and call.seen in (None, seen))
-            if call.status == 200 and call.kind == "read":
+            if call.status is None:
+                fits = after != state
+            elif call.status == 200 and call.kind == "read":
                 fits = status == 200 and call.seen == seen
+            else:
+                fits = call.status == status and call.seen in (None, seen)
             if not fits:
                 continue
-            if after == state:
-                if call.status is not None:
-                    done |= 1 << n
-                    added = True
-                    break
-                continue
+            # What moves or removes an empty folder now might do more later.
+            if after == state and not (call.kind in FOLDERS and call.status == 200):
+                done |= 1 << n
+                added = True
+                break
             steps.append((call.end, done | 1 << n, after))
         if not added:
             steps.sort(key=lambda step: -step[0])  # what ended first is tried first
@@ -201,11 +236,12 @@ def components(calls: Iterable[Call]) -> list[list[Call]]:
 
     calls = list(calls)
     for call in calls:
-        if call.target is not None:
-            leader[find(call.target)] = find(call.name)
+        first, *others = call.names
+        for name in others:
+            leader[find(name)] = find(first)
     parts: dict[str, list[Call]] = {}
     for call in calls:
-        parts.setdefault(find(call.name), []).append(call)
+        parts.setdefault(find(call.names[0]), []).append(call)
     return list(parts.values())
 
 

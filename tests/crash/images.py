@@ -30,15 +30,16 @@ def why_not(kind: str) -> str | None:
     """Return why there can be no file system *kind* here, or None."""
     if os.geteuid() != 0:
         return "only root may mount file systems"
-    if kind in _MKFS:
+    maker = _MKFS.get(kind.partition(" ")[0])
+    if maker is not None:
         if not Path("/dev/loop-control").exists():
             return "there are no loop devices"
-        missing = [tool for tool in (_MKFS[kind][0], "losetup") if shutil.which(tool) is None]
+        missing = [tool for tool in (maker[0], "losetup") if shutil.which(tool) is None]
         if missing:
             return f"{missing[0]} is not installed"
     with folder() as place:
         try:
-            if kind not in _MKFS:
+            if maker is None:
                 with in_memory(place, kind):
                     return None
             with image(place, kind):
@@ -65,22 +66,24 @@ class Image:
     """
 
     def __init__(self, place: Path, kind: str, size: int, *mkfs: str) -> None:
-        self._kind = kind
+        self._kind, _, options = kind.partition(" ")
+        self._options = options or "defaults"
         # The file lies in memory: flushes then take no time, and hardly any memory as it is sparse.
         backing = place / _BACKING
         backing.mkdir()
         _run("mount", "-t", "tmpfs", "-o", f"size={size + (1 << 20)}", "tmpfs", str(backing))
-        file = backing / kind
+        file = backing / self._kind
         with file.open("wb") as blank:
             blank.truncate(size)
-        _run(*_MKFS[kind], *mkfs, str(file))
+        _run(*_MKFS[self._kind], *mkfs, str(file))
         self._device = _run("losetup", "--find", "--show", str(file)).strip()
         self.mount_point = place / "mount"
         self.mount_point.mkdir()
 
     def mount(self) -> None:
         """Mount it, replaying its log when it was cut off."""
-        _run("mount", "-t", self._kind, self._device, str(self.mount_point))
+        options = ("-t", self._kind, "-o", self._options)
+        _run("mount", *options, self._device, str(self.mount_point))
 
     def remount(self, options: str) -> None:
         """Change how it is mounted."""
@@ -103,7 +106,8 @@ class Image:
 def image(place: Path, kind: str, size: int = 320 << 20, *mkfs: str) -> Iterator[Image]:
     """A new image, mounted, in the folder *place* made by :func:`folder`.
 
-    :param kind: ``ext4`` or ``xfs``; the latter takes no less than 300 MiB.
+    :param kind: ``ext4`` or ``xfs``, and behind a space how it is mounted. XFS takes no less than
+        300 MiB.
     :param mkfs: more options for the maker of the file system.
     """
     try:
@@ -124,6 +128,30 @@ def in_memory(place: Path, kind: str, options: str = "defaults") -> Iterator[Pat
         yield mount_point
     finally:
         _take_down(mount_point)
+
+
+@contextlib.contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """*source*, a file or folder, mounted at *target* as well, which exists."""
+    _run("mount", "--bind", str(source), str(target))
+    try:
+        yield
+    finally:
+        _unmount(str(target))
+
+
+@contextlib.contextmanager
+def overlay(place: Path) -> Iterator[tuple[Path, Path]]:
+    """An overlay in the folder *place* made by :func:`folder`: its lower layer, and what is seen.
+
+    Both are empty. What is made in the lower layer before anything else is seen in the overlay.
+    """
+    with in_memory(place, "tmpfs") as layers:
+        for name in ["lower", "upper", "work", "seen"]:
+            (layers / name).mkdir()
+        options = f"lowerdir={layers}/lower,upperdir={layers}/upper,workdir={layers}/work"
+        _run("mount", "-t", "overlay", "-o", options, "overlay", str(layers / "seen"))
+        yield layers / "lower", layers / "seen"
 
 
 def _run(*command: str) -> str:

@@ -24,10 +24,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,8 +37,10 @@ import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.threadpool import ThreadPool
 
 from httpnas.fields.digests import format_digest
+from httpnas.storage.format import Place
 from httpnas.storage.listing import Folder
 from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
@@ -46,7 +49,9 @@ from httpnas.transfer.disk import Disk
 from httpnas.web.metrics import Metrics
 from httpnas.web.server.deadlines import Limits
 from tests import harness
-from tests.private import runs_of
+from tests.outside import give_away
+from tests.private import keep_records, runs_of
+from tests.storage.users import without_privileges
 
 #: Set in the environment for the long form: on the disk of the temporary folder, with all errors.
 LONG = bool(os.environ.get("HTTPNAS_CRASH_LONG"))
@@ -94,7 +99,11 @@ class Verb:
     :ivar status: of its answer, when nothing goes wrong.
     :ivar pieces: bytes that are written at a time, as if the disk took no more.
     :ivar lacks: a system call that the file system does not know.
+    :ivar network: whether the file system is to count as one on a network.
     :ivar crashed: a verb and a call of it at which a daemon was killed before.
+    :ivar records: where files have their records, as in :mod:`httpnas.storage.format`.
+    :ivar others: what other programs have done before, to the folder of the storage.
+    :ivar together: requests that come in the same moment, behind the first one.
     """
 
     before: Tree
@@ -103,7 +112,15 @@ class Verb:
     status: int = 200
     pieces: int | None = None
     lacks: str | None = None
+    network: bool = False
     crashed: tuple[str, str] | None = None
+    records: Place = "xattr"
+    others: Callable[[Path], None] | None = None
+    together: tuple[Request, ...] = ()
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        return (self.request, *self.together)
 
     @property
     def lacking(self) -> list[str]:
@@ -154,6 +171,41 @@ _MOVED = {"moved" + name.removeprefix("tree"): content for name, content in _TRE
 _NEW_ONLY = {"If-None-Match": "*"}
 
 
+#: Verbs that are tried also with records beside the files. The others take the same steps there.
+WITH_RECORDS_BESIDE = (
+    "replace",
+    "append",
+    "append large in pieces",
+    "append with key",
+    "append together",
+    "append to a hard link",
+    "append after a crash in its middle",
+    "replace after a crash",
+    "move after a crash",
+    "move over a file",
+    "delete",
+    "delete a folder",
+)
+
+
+def beside(name: str) -> str:
+    """Return the name that the verb *name* has with records beside the files."""
+    return f"{name}, records beside"
+
+
+def _key(key: str) -> dict[str, str]:
+    return {"Idempotency-Key": key}
+
+
+def _given_away(root: Path) -> None:
+    give_away(root / "d/f")
+
+
+def _linked(root: Path) -> None:
+    (root / "n/link").unlink()
+    os.link(root / "d/f", root / "n/link")
+
+
 def _verbs() -> dict[str, Verb]:
     nothing = tree(**_OTHERS)
     f = tree(**_OTHERS, **{"d/f": OLD})
@@ -170,7 +222,13 @@ def _verbs() -> dict[str, Verb]:
     only_new = Request("POST", "/file/new", BODY, _NEW_ONLY)
     post_large, append_large = (Request(m, "/file/d/f", LARGE) for m in ("POST", "PUT"))
     append = Request("PUT", "/file/d/f", BODY)
-    return {
+    with_key = Request("PUT", "/file/d/f", BODY, _key("once"))
+    more = [Request("PUT", "/file/d/f", data(n * 2000, n), _key(f"{n}")) for n in (4, 5, 6)]
+    added = b"".join(request.body for request in more)
+    linked = tree(**_OTHERS, **{"d/f": OLD, "n/link": OLD})
+    longer_links = tree(**_OTHERS, **{"d/f": OLD + BODY, "n/link": OLD + BODY})
+    replaced_link = tree(**_OTHERS, **{"d/f": BODY, "n/link": OLD})
+    verbs = {
         "create": Verb(nothing, post_new, created),
         "create in new folders": Verb(nothing, Request("POST", "/file/n/m/new", BODY), in_folders),
         "create only": Verb(nothing, only_new, created),
@@ -187,12 +245,23 @@ def _verbs() -> dict[str, Verb]:
         "append in pieces": Verb(f, append, longer, pieces=PAGE),
         "append large": Verb(f, append_large, much_longer),
         "append large in pieces": Verb(f, append_large, much_longer, pieces=700_000),
-        "append large, no copy_file_range": Verb(
-            f, append_large, much_longer, lacks="copy_file_range"
+        "append large on a network in pieces": Verb(
+            f, append_large, much_longer, pieces=700_000, network=True
         ),
-        "append with key": Verb(
-            f, Request("PUT", "/file/d/f", BODY, {"Idempotency-Key": "once"}), longer, pieces=PAGE
+        "append large on a network, no copy_file_range": Verb(
+            f, append_large, much_longer, lacks="copy_file_range", network=True
         ),
+        "append with key": Verb(f, with_key, longer, pieces=PAGE),
+        "append together": Verb(
+            f,
+            # It is refused when it has its turn, and the others wait for theirs behind it.
+            Request("PUT", "/file/d/f", BODY, _digest(BODY, b"?")),
+            tree(**_OTHERS, **{"d/f": OLD + added}),
+            pieces=PAGE,
+            together=tuple(more),
+        ),
+        "append to a file of another owner": Verb(f, append, longer, others=_given_away),
+        "append to a hard link": Verb(linked, append, longer_links, others=_linked),
         "append with digest": Verb(f, Request("PUT", "/file/d/f", BODY, _digest(BODY)), longer),
         "append with wrong digest": Verb(
             f, Request("PUT", "/file/d/f", BODY, _digest(BODY, b"?")), f, 400
@@ -202,6 +271,8 @@ def _verbs() -> dict[str, Verb]:
             f, append, longer, crashed=("append in pieces", "writev 3")
         ),
         "replace after a crash": Verb(f, post, replaced, crashed=("append in pieces", "writev 2")),
+        "replace a file of another owner": Verb(f, post, replaced, others=_given_away),
+        "replace a hard link": Verb(linked, post, replaced_link, others=_linked),
         "move after a crash": Verb(
             f, _move("d/f", "n/m/g"), moved, crashed=("append in pieces", "writev 2")
         ),
@@ -215,6 +286,9 @@ def _verbs() -> dict[str, Verb]:
         "delete": Verb(f, Request("DELETE", "/file/d/f"), nothing),
         "delete a folder": Verb(trees, Request("DELETE", "/file/tree"), nothing),
     }
+    for name in WITH_RECORDS_BESIDE:
+        verbs[beside(name)] = replace(verbs[name], records="beside")
+    return verbs
 
 
 VERBS = _verbs()
@@ -298,9 +372,9 @@ class _InTurn(Disk):
         super().__init__(Clock())
         self._calls: list[tuple[Deferred[Any], Callable[[], Any]]] = []
 
-    def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+    def run_in(self, pool: ThreadPool, call: Callable[[], Any]) -> Deferred[Any]:
         done = Deferred[Any]()
-        self._calls.append((done, functools.partial(call, *args, **kwargs)))
+        self._calls.append((done, call))
         return done
 
     def pump(self) -> None:
@@ -310,31 +384,39 @@ class _InTurn(Disk):
 
 
 class _Wire(StringTransport):
-    """Says what is sent to the client, at once."""
+    """Says at once what is sent to the client who has this *number*."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
 
     def write(self, data: bytes) -> None:
-        _say(sent=data.decode("latin-1"))
+        _say(sent=data.decode("latin-1"), to=self._number)
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
 
 
 class _Daemon:
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, network: bool = False) -> None:
         self.storage = Storage(root)
+        self.storage.volume.is_local &= not network
         self._disk = _InTurn()
         engine = make_engine(Clock(), self._disk, self.storage, inf)
         metrics = Metrics()
         doors = make_doors(engine, metrics, harness.DEFAULTS)
         self._site = make_site(Clock(), doors, engine.watchdog, Limits(), metrics, harness.DEFAULTS)
 
-    def handle(self, request: Request, transport: StringTransport | None = None) -> None:
-        channel = self._site.buildProtocol(None)
-        channel.makeConnection(transport or _Wire())
-        channel.dataReceived(request.head)
+    def handle(self, *requests: Request, is_told: bool = True) -> None:
+        channels = [self._site.buildProtocol(None) for _ in requests]
+        for number, (channel, request) in enumerate(zip(channels, requests, strict=True)):
+            channel.makeConnection(_Wire(number) if is_told else StringTransport())
+            channel.dataReceived(request.head)
         self._disk.pump()
-        for start in range(0, len(request.body), 256 << 10):
-            channel.dataReceived(request.body[start : start + (256 << 10)])
+        for start in range(0, max(len(request.body) for request in requests), 256 << 10):
+            for channel, request in zip(channels, requests, strict=True):
+                if part := request.body[start : start + (256 << 10)]:
+                    channel.dataReceived(part)
             self._disk.pump()
 
 
@@ -378,9 +460,10 @@ def _fail_at_close(number: int, code: int) -> None:
 
 def _live(job: dict[str, Any]) -> None:
     exec(_LET_TRACE)
+    without_privileges()
     if job["pieces"]:
         _write_in_pieces(job["pieces"])
-    daemon = None if job["stopped"] else _Daemon(job["root"])
+    daemon = None if job["stopped"] else _Daemon(job["root"], job["network"])
     _say(done="ready")
     if job["close"]:
         _fail_at_close(*job["close"])
@@ -389,10 +472,10 @@ def _live(job: dict[str, Any]) -> None:
         if word == "end":
             return
         if word == "start":
-            daemon = _Daemon(job["root"])
+            daemon = _Daemon(job["root"], job["network"])
             exhaust(daemon.storage.reclaim_abandoned())
         elif daemon is not None:
-            daemon.handle(VERBS[what].request if word == "verb" else HEALTHY[int(what)][0])
+            daemon.handle(*(VERBS[what].requests if word == "verb" else [HEALTHY[int(what)][0]]))
         _say(done=word)
 
 
@@ -404,7 +487,7 @@ def _serve() -> None:
         build(warm, VERBS["append"].before)
         daemon = _Daemon(str(warm))
         for request in (VERBS["append large"].request, *(request for request, _ in HEALTHY)):
-            daemon.handle(request, StringTransport())
+            daemon.handle(request, is_told=False)
         daemon.storage.close()
     while line := os.read(0, 4096):
         child = os.fork()
@@ -429,7 +512,8 @@ class Patient:
 
     def __init__(self, pipe: subprocess.Popen[bytes], job: dict[str, Any]) -> None:
         self._pipe = pipe
-        self.sent = b""
+        self._sent: dict[int, bytes] = defaultdict(bytes)
+        self._clients = 1
         self.failed = False
         self._tell(json.dumps(job))
         self.pid: int = self._hear()["pid"]
@@ -452,7 +536,7 @@ class Patient:
         while self.ended is None:
             heard = self._hear()
             assert "broken" not in heard, heard
-            self.sent += heard.get("sent", "").encode("latin-1")
+            self._sent[heard.get("to", 0)] += heard.get("sent", "").encode("latin-1")
             self.failed |= "failed" in heard
             self.ended = heard.get("ended")
             if "done" in heard:
@@ -460,23 +544,29 @@ class Patient:
 
     def ask(self, line: str) -> int | None:
         """Let it do what *line* says; return the status it has answered with, if it has."""
-        self.sent = b""
+        word, _, name = line.partition(" ")
+        self._clients = len(VERBS[name].requests) if word == "verb" else 1
+        self._sent.clear()
         self._tell(line)
         self._until_done()
         return self.status
 
     @property
+    def statuses(self) -> list[int | None]:
+        """The status of each answer; None when its client has not got all of it."""
+        return [_status(self._sent[number]) for number in range(self._clients)]
+
+    @property
     def status(self) -> int | None:
-        """The status of the answer; None when the client has not got all of it."""
-        head, end, body = self.sent.partition(b"\r\n\r\n")
-        length = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
-        if not end or length is None or len(body) < int(length[1]):
-            return None
-        return int(head.split()[1])
+        """The status of the answer; None when the client has not got all of it.
+
+        Of several requests, the first is there to let the others wait, and any of these counts.
+        """
+        return next((s for s in self.statuses[self._clients > 1 :] if s is not None), None)
 
     def problem(self) -> dict[str, Any]:
         """Return the problem document that the answer is."""
-        head, _, body = self.sent.partition(b"\r\n\r\n")
+        head, _, body = self._sent[0].partition(b"\r\n\r\n")
         assert b"Content-Type: application/problem+json" in head, head
         document: dict[str, Any] = json.loads(body)
         return document
@@ -487,6 +577,14 @@ class Patient:
             self._tell("end")
             while self.ended is None:
                 self._until_done()
+
+
+def _status(sent: bytes) -> int | None:
+    head, end, body = sent.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)^content-length: (\d+)", head, re.MULTILINE)
+    if not end or length is None or len(body) < int(length[1]):
+        return None
+    return int(head.split()[1])
 
 
 class Ward:
@@ -523,6 +621,9 @@ class Ward:
         """Make what is there before *verb*, in a new root, for as long as the block."""
         root = self.place / str(next(self._serial))
         build(root, verb.before)
+        keep_records(root, verb.records)
+        if verb.others is not None:
+            verb.others(root)
         try:
             if verb.crashed is not None:
                 name, call = verb.crashed
@@ -549,7 +650,8 @@ class Ward:
         :param stopped: begin before it has opened the storage.
         :param close: the number of a close(2) that fails, and the error.
         """
-        job = {"root": str(root), "pieces": verb.pieces, "stopped": stopped, "close": close}
+        job = {"root": str(root), "stopped": stopped, "close": close}
+        job |= {"pieces": verb.pieces, "network": verb.network}
         patient = Patient(self._pipe, job)
         try:
             yield patient
@@ -626,7 +728,7 @@ def _in_memory() -> bool:
 #: Calls that change or sync something, or open it.
 CHANGES = (
     "openat,openat2,open,creat,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,"
-    "copy_file_range,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,link,linkat,"
+    "copy_file_range,ioctl,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,link,linkat,"
     "unlink,unlinkat,mkdir,mkdirat,rmdir,utimensat,setxattr,fsetxattr,removexattr,fremovexattr,"
     "flock"
 )
@@ -677,16 +779,23 @@ class CanNotTrace(Exception):
 
 
 @contextlib.contextmanager
-def strace(pid: int, traced: str, *injections: str, threads: bool = False) -> Iterator[list[Call]]:
+def strace(
+    pid: int,
+    traced: str,
+    *injections: str,
+    threads: bool = False,
+    visit: Callable[[], None] | None = None,
+) -> Iterator[list[Call]]:
     """Trace a process as long as the block (or the process) lasts.
 
     What is given has the calls in it when the block has ended.
 
     :param injections: as behind ``-e inject=``.
+    :param visit: is called when an injected SIGSTOP has stopped the process, which then goes on.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        command = ["strace", "-y", "-s", "40", "-o", str(log), "-e", "signal=none"]
+        command = ["strace", "-y", "-s", "40", "-o", str(log), "-e", "signal=SIGSTOP"]
         # A question mark: a call that this processor does not know is no error.
         command += ["-e", "trace=?" + traced.replace(",", ",?")]
         command += [arg for what in injections for arg in ("-e", f"inject={what}")]
@@ -701,11 +810,36 @@ def strace(pid: int, traced: str, *injections: str, threads: bool = False) -> It
             if b" attached" not in said:
                 raise CanNotTrace(f"strace can not attach: {said.decode().strip()}")
             made: list[Call] = []
-            yield made
+            with _visited(pid, log, visit) if visit else contextlib.nullcontext():
+                yield made
         finally:
             tracer.send_signal(signal.SIGINT)
             tracer.communicate()
+            if visit:  # it may have stopped behind all that it was asked for
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
         made += _calls(log)
+
+
+@contextlib.contextmanager
+def _visited(pid: int, log: Path, visit: Callable[[], None]) -> Iterator[None]:
+    over = threading.Event()
+
+    def wait() -> None:
+        while not over.wait(0.001):
+            if "--- stopped by SIGSTOP" in log.read_text(errors="replace"):
+                try:
+                    return visit()
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+
+    with ThreadPoolExecutor(1) as threads:
+        visited = threads.submit(wait)
+        try:
+            yield
+        finally:
+            over.set()
+        visited.result()
 
 
 #: Lets a strace attach that is no ancestor, where the Yama module is in force.

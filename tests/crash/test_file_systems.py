@@ -1,20 +1,26 @@
-"""Appends and versions on file systems that are short of something."""
+"""Appends and versions on file systems that are short of something, or can do more than others."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import mmap
 import os
+import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from httpnas.storage.append import Append
+from httpnas.storage import staging
+from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.crash import images
-from tests.storage.steps import anything, append, read, tag, upload
+from tests.storage.steps import PATIENCE, anything, append, leftovers, process, read, tag, upload
 
 pytestmark = pytest.mark.crash
 
@@ -112,3 +118,135 @@ def test_a_backup_restored_to_its_old_inode_has_what_it_had(storage: Storage, ex
     assert read(storage, b"f") == b"1\n"
     append(storage, b"f", b"2\n", key=b"two")
     assert read(storage, b"f") == b"1\n2\n"
+
+
+@pytest.fixture
+def xfs() -> Iterator[Path]:
+    """An XFS, on which files can share blocks."""
+    if reason := images.why_not("xfs"):
+        pytest.skip(reason)
+    with images.folder() as place, images.image(place, "xfs") as image:
+        root = image.mount_point / "root"
+        root.mkdir()
+        yield root
+
+
+LARGE = b"large " * (IN_MEMORY // 3)
+
+
+def not_shared(*args: object) -> int:
+    raise AssertionError("it was copied")
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 3 * PAGE])
+def test_a_large_append_shares_the_blocks_of_what_was_staged(
+    xfs: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    storage = Storage(str(xfs))
+    old = b"o" * size
+    upload(storage, b"f", old)
+    monkeypatch.setattr(staging, "append_all", not_shared)
+    for number in (1, 2):
+        made = append(storage, b"f", LARGE, key=b"%d" % number)
+        assert append(storage, b"f", LARGE, key=b"%d" % number) == made
+        assert tag(storage, b"f") == made.tag
+    assert read(storage, b"f") == (xfs / "f").read_bytes() == old + LARGE * 2
+    storage.close()
+
+
+def mapped(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
+
+
+OTHERS: dict[str, Callable[[Path], object]] = {
+    "have it open": lambda path: path.open("ab"),
+    "have mapped it": mapped,
+    "have made it longer": lambda path: path.write_bytes(b"longer than before"),
+    "have changed its last block": lambda path: path.write_bytes(b"NEW"),
+}
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_a_large_append_is_copied_when_others(
+    xfs: Path, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    storage = Storage(str(xfs))
+    upload(storage, b"f", b"old")
+    begun = storage.begin_append(b"f", anything)
+    assert isinstance(begun, Append)
+    with closing(begun):
+        begun.write([LARGE])
+        held = OTHERS[others](xfs / "f")
+        before = (xfs / "f").read_bytes()
+        monkeypatch.setattr(staging, "share", not_shared)
+        begun.commit()
+    assert read(storage, b"f") == before + LARGE
+    del held
+    storage.close()
+
+
+_DYING = """
+import fcntl, os, signal, sys
+from httpnas.storage.store import Storage
+root, function, nth = sys.argv[1:]
+storage = Storage(root)
+module = fcntl if function == "ioctl" else os
+real, calls = getattr(module, function), 0
+
+def dying(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+
+pending = storage.begin_append(b"f", lambda present: None, key=b"key")
+pending.write([b"large " * 100_000])
+pending.sync()
+setattr(module, function, dying)
+pending.commit()
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "nth", "is_whole"),
+    [("ioctl", 1, False), ("fsync", 1, True), ("setxattr", 2, True)],
+)
+def test_a_large_append_that_shares_blocks_can_be_killed(
+    xfs: Path, function: str, nth: int, is_whole: bool
+) -> None:
+    storage = Storage(str(xfs))
+    upload(storage, b"f", b"old ")
+    dying = process(_DYING, str(xfs), function, str(nth))
+    dying.communicate(timeout=PATIENCE)
+    assert dying.returncode == -9
+    whole = b"old " + b"large " * 100_000 * is_whole
+    assert read(storage, b"f") == whole
+    for _ in storage.reclaim_abandoned():
+        pass
+    assert (xfs / "f").read_bytes() == read(storage, b"f") == whole
+    assert leftovers(xfs) == []
+    storage.close()
+
+
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP])
+def test_a_large_append_whose_blocks_cannot_be_shared_is_copied(
+    xfs: Path, monkeypatch: pytest.MonkeyPatch, code: int, done: bool
+) -> None:
+    """Also if a part of it was shared before that failed."""
+    storage = Storage(str(xfs))
+    upload(storage, b"f", b"old ")
+    real = fcntl.ioctl
+
+    def ioctl(fd: int, request: int, packed: bytes) -> None:
+        if done:
+            source, at, _, to = struct.unpack("=qQQQ", packed)
+            real(fd, request, struct.pack("=qQQQ", source, at, 10 * PAGE, to))
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    append(storage, b"f", LARGE)
+    assert (xfs / "f").read_bytes() == read(storage, b"f") == b"old " + LARGE
+    storage.close()

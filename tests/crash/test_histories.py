@@ -1,27 +1,35 @@
 """What clients of two daemons see, while daemons are killed and stopped, has one explanation.
 
-HTTPNAS_HISTORIES in the environment is the number of seconds in which calls are made (30), and
+In every other window another program works beside them, on the folder itself: it appends, replaces
+files, restores copies, and gives files away. Readers through httpnas see what it has appended at
+the latest when the appends of that moment have ended.
+
+HTTPNAS_HISTORIES in the environment is the number of seconds in which calls are made (15), and
 HTTPNAS_HISTORIES_PATIENCE how many times as long as usual clients wait for an answer (1), for a
 storage that is slow: a history with too many calls that nobody waited for can not be judged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from httpnas.storage.descriptors import owned
 from tests.crash.herd import Daemon, Herd, Unanswered, Wire, herd
 from tests.crash.history import (
     Call,
@@ -31,14 +39,22 @@ from tests.crash.history import (
     shortest_bad,
     shown,
 )
+from tests.outside import give_away
 
 pytestmark = pytest.mark.crash
 
-SECONDS = float(os.environ.get("HTTPNAS_HISTORIES", "30"))
+SECONDS = float(os.environ.get("HTTPNAS_HISTORIES", "15"))
 PATIENCE = float(os.environ.get("HTTPNAS_HISTORIES_PATIENCE", "1"))
 CLIENTS = 8
 #: Calls of each client in a window. Each window has names of its own, so that histories are short.
 CALLS = 16
+#: Files in folders that are moved and removed.
+IN_FOLDERS = ("x/f", "x/g", "y/f", "y/g")
+IN_FOLDER_KINDS = (
+    ["read", "write", "append", "create", "move_folder", "remove_folder"],
+    [5, 5, 5, 1, 3, 1],
+)
+NAMES = ("a", "log", "p", "q", *IN_FOLDERS)
 _VALUE = re.compile(rb"<(\w+) (\d+) (\.*)>")
 
 
@@ -65,6 +81,8 @@ class Window:
 
     :ivar seen: tags and contents that somebody has seen last, by name.
     :ivar tags: what content each tag has been seen with.
+    :ivar is_shared: whether other programs work on it too. All values are small then: what a kill
+        leaves of a larger one stays when others append behind it.
     """
 
     number: int
@@ -72,6 +90,10 @@ class Window:
     seen: dict[str, tuple[str, Content]] = field(default_factory=dict)
     tags: dict[tuple[str, str], Content] = field(default_factory=dict)
     clashes: list[str] = field(default_factory=list)
+
+    @property
+    def is_shared(self) -> bool:
+        return self.number % 2 == 0
 
     def name(self, short: str) -> str:
         return f"window-{self.number}/{short}"
@@ -124,26 +146,30 @@ class Client(threading.Thread):
         if self._rng.random() < 0.1:
             self._wire.close()
             self._choose_daemon()
-        short = self._rng.choice(["a", "a", "log", "log", "p", "q"])
+        short = self._rng.choice([*["a", "a", "log", "log", "p", "q"] * 2, *IN_FOLDERS])
         kinds = {
             "a": (["read", "write", "create", "swap", "append", "remove"], [5, 2, 3, 5, 4, 2]),
             "log": (["read", "append", "create", "at", "keyed"], [4, 8, 3, 2, 4]),
         }.get(short, (["read", "write", "create", "move", "append", "swap"], [5, 4, 2, 5, 3, 2]))
+        if short in IN_FOLDERS:
+            kinds = IN_FOLDER_KINDS
         kind = self._rng.choices(*kinds)[0]
         getattr(self, f"_{kind}")(short)
 
     def _value(self) -> tuple[str, int]:
         self._serial += 1
         draw = self._rng.random()
-        most = 200 if draw < 0.85 else 100_000
-        length = self._rng.randrange(most) if draw < 0.93 else self._rng.randrange(1 << 20, 5 << 18)
+        most = 200 if draw < 0.85 or self._window.is_shared else 100_000
+        is_large = draw >= 0.93 and not self._window.is_shared
+        length = self._rng.randrange(1 << 20, 5 << 18) if is_large else self._rng.randrange(most)
         return f"c{self._number}v{self._serial}", length
 
     def _read_all(self) -> None:
-        """Have the last word on every name; two clients for each are enough."""
-        for _ in range(3):
-            if self._read(("a", "log", "p", "q")[self._number % 4]):
-                break
+        """Have the last word on every name."""
+        for short in [NAMES[self._number], *NAMES[self._number + CLIENTS :]]:
+            for _ in range(3):
+                if self._read(short):
+                    break
 
     # Calls: what is sent, and what it means
 
@@ -187,6 +213,16 @@ class Client(threading.Thread):
     def _remove(self, short: str) -> bool:
         return self._record("DELETE", "delete", short)
 
+    def _move_folder(self, short: str) -> bool:
+        folder = short[0]
+        other = self._window.name("y" if folder == "x" else "x")
+        document = f'{{"path": "{other}"}}'.encode()
+        fields = {"Content_Type": "application/json"}
+        return self._record("PUT", "move folder", folder, document, fields=fields, target=other)
+
+    def _remove_folder(self, short: str) -> bool:
+        return self._record("DELETE", "delete folder", short[0])
+
     def _move(self, short: str) -> bool:
         other = self._window.name("q" if short == "p" else "p")
         create = self._rng.random() < 0.3
@@ -215,7 +251,7 @@ class Client(threading.Thread):
     ) -> bool:
         """Make the call and write it down; tell whether it was answered."""
         name = self._window.name(short)
-        pieces = self._rng.choice([None, 1, 4]) if body and kind != "move" else None
+        pieces = self._rng.choice([None, 1, 4]) if body and "move" not in kind else None
         status: int | None = None
         headers: dict[str, str] = {}
         content = b""
@@ -246,6 +282,91 @@ class Client(threading.Thread):
         return status is not None
 
 
+class Outsider(threading.Thread):
+    """Another program, which knows nothing of httpnas, and works on the folder *root*."""
+
+    def __init__(self, root: Path, windows: list[Window], gate: threading.Barrier) -> None:
+        super().__init__(name="outsider")
+        self._root = root
+        self._windows = windows
+        self._gate = gate
+        self._rng = random.Random(17)
+        self._serial = 0
+        self.counts: Counter[str] = Counter()
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._gate.wait()
+                done = self._work(self._windows[-1]) if self._windows[-1].is_shared else []
+                self._gate.wait()
+                end = time.monotonic()
+                self._windows[-1].calls += [
+                    replace(call, end=end) if call.kind == "append" else call for call in done
+                ]
+                self._gate.wait()
+        except threading.BrokenBarrierError:
+            pass
+        except BaseException as error:
+            self.failure = error
+            self._gate.abort()
+
+    def _work(self, window: Window) -> list[Call]:
+        done = []
+        for _ in range(CALLS):
+            time.sleep(self._rng.uniform(0, 0.01))
+            short = self._rng.choice(["a", "log"])
+            kinds: list[Callable[[Path], dict[str, Any] | None]] = [self._append, self._append]
+            kinds += [self._give_away] if short == "log" else [self._replace, self._restore]
+            start, kind = time.monotonic(), self._rng.choice(kinds)
+            with contextlib.suppress(FileNotFoundError):
+                told = kind(self._root / window.name(short))
+                self.counts[kind.__name__[1:]] += 1
+                if told:
+                    call = Call(name=window.name(short), start=start, status=200, **told)
+                    done.append(replace(call, end=time.monotonic(), client=-1))
+        return done
+
+    def _value(self) -> tuple[bytes, dict[str, Any]]:
+        self._serial += 1
+        body = value_bytes(f"o{self._serial}", self._rng.randrange(100))
+        return body, {"value": f"o{self._serial}", "length": len(body)}
+
+    def _append(self, file: Path) -> dict[str, Any]:
+        body, told = self._value()
+        with owned(os.open(file, os.O_WRONLY | os.O_APPEND)) as fd:
+            assert os.write(fd, body) == len(body)
+        return {"kind": "append", **told}
+
+    def _replace(self, file: Path) -> dict[str, Any]:
+        body, told = self._value()
+        made = file.with_name("made-by-others")
+        made.write_bytes(body)
+        made.rename(file)
+        return {"kind": "write", **told}
+
+    def _restore(self, file: Path) -> dict[str, Any] | None:
+        """Put back a copy, with all that the daemon has written down about the file.
+
+        Something is appended to it, because the same content has another tag then.
+        """
+        body, told = self._value()
+        copy = file.with_name("copied-by-others")
+        if subprocess.run(["cp", "-a", file, copy], check=False, capture_output=True).returncode:
+            return None
+        content = content_of(copy.read_bytes())
+        if content and content[-1].startswith("torn"):
+            return None
+        with copy.open("ab") as opened:
+            opened.write(body)
+        copy.rename(file)
+        return {"kind": "write", **told, "restored": (*content, told["value"])}
+
+    def _give_away(self, file: Path) -> None:
+        give_away(file)
+
+
 def trouble(daemons: Herd, rng: random.Random, over: threading.Event, counts: Counter[str]) -> None:
     """Kill and stop daemons until it is over."""
     while not over.wait(rng.uniform(0.01, 0.12)):
@@ -262,11 +383,18 @@ def trouble(daemons: Herd, rng: random.Random, over: threading.Event, counts: Co
             counts["kills"] += 1
 
 
-def record(daemons: Herd, seconds: float) -> tuple[list[Window], Counter[str]]:
-    """Let clients make calls for some time; return what they saw, and what befell the daemons."""
+def record(daemons: Herd, seconds: float, shared: Path | None) -> tuple[list[Window], Counter[str]]:
+    """Let clients make calls for some time; return what they saw, and what befell the daemons.
+
+    :param shared: the folder, if other programs may work on it as well.
+    """
     windows: list[Window] = []
-    gate = threading.Barrier(CLIENTS + 1)
-    clients = [Client(number, daemons, windows, gate) for number in range(CLIENTS)]
+    gate = threading.Barrier(CLIENTS + (1 if shared is None else 2))
+    clients: list[Client | Outsider] = [
+        Client(number, daemons, windows, gate) for number in range(CLIENTS)
+    ]
+    if shared is not None:
+        clients.append(Outsider(shared, windows, gate))
     counts: Counter[str] = Counter()
     over = threading.Event()
     failures: list[BaseException] = []
@@ -297,13 +425,19 @@ def record(daemons: Herd, seconds: float) -> tuple[list[Window], Counter[str]]:
             client.join()
     for failure in [*failures, *(c.failure for c in clients if c.failure)]:
         raise failure
-    return windows, counts
+    return windows, counts + clients[-1].counts if isinstance(clients[-1], Outsider) else counts
 
 
-def test_what_clients_see_has_one_explanation(roots: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("records", ["xattr", "beside"])
+def test_what_clients_see_has_one_explanation(
+    roots: list[Path], tmp_path: Path, records: str
+) -> None:
     began = time.monotonic()
-    with herd(roots, tmp_path / "logs", random.Random(11), full=0.5) as daemons:
-        windows, counts = record(daemons, SECONDS)
+    chance = random.Random(11)
+    with herd(roots, tmp_path / "logs", chance, full=0.5, records=records) as daemons:
+        # On a network file system, other programs have to leave files alone.
+        shared = roots[0] if len(roots) == 1 else None
+        windows, counts = record(daemons, SECONDS, shared)
         daemons.close()
     recorded = time.monotonic()
     calls = [call for window in windows for call in window.calls]
@@ -322,7 +456,8 @@ def test_what_clients_see_has_one_explanation(roots: list[Path], tmp_path: Path)
     kinds = Counter(call.kind for call in calls)
     print(
         f"\n{len(calls)} calls of {CLIENTS} clients in {recorded - began:.1f} s, "
-        f"{answers['None']} without an answer; {counts['kills']} kills, {counts['stops']} stops\n"
+        f"{answers['None']} without an answer; "
+        f"{', '.join(f'{n} {what}' for what, n in counts.items())}; records: {records}\n"
         f"{len(parts)} histories, the longest of {max(map(len, parts))} calls, "
         f"checked in {time.monotonic() - recorded:.1f} s\n"
         + ", ".join(f"{what}: {n}" for what, n in sorted((answers + kinds).items()))

@@ -157,7 +157,11 @@ def test_killed_at_each_call(wards: Wards, name: str) -> None:
 STARTS = {
     "on an empty folder": None,
     "after an upload": ("replace in pieces", "fsync 1", "before"),
-    "after a large append": ("append large in pieces", "copy_file_range 2", "before"),
+    "after a large append": (
+        "append large on a network in pieces",
+        "copy_file_range 2",
+        "before",
+    ),
     "after the removal of a folder": ("delete a folder", "unlinkat 2", "after"),
 }
 

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ from unittest import mock
 
 import pytest
 
-from httpnas.storage import commits
+from httpnas.storage import commits, format
+from httpnas.storage.append import Append
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage
 from tests.crash import images
@@ -42,14 +44,17 @@ from tests.crash.power_writer import (
     piece,
     pieces,
 )
-from tests.private import runs_of
+from tests.private import keep_records, runs_of
 
 pytestmark = pytest.mark.crash
 
 ROOT = Path(__file__).parent.parent.parent
 #: Power cuts in all, split over the file systems.
-CUTS = int(os.environ.get("POWER_CUTS", "120"))
+CUTS = int(os.environ.get("POWER_CUTS", "160"))
 KINDS = ("ext4", "xfs")
+#: The same, and ext4 when it orders or logs data in another way than by default.
+MODES = (*KINDS, "ext4 data=writeback", "ext4 data=journal")
+PLACES: tuple[format.Place, ...] = ("xattr", "beside")
 THREADS = 4
 #: Acknowledgements after which the power may go.
 EARLIEST, LATEST = 1, 60
@@ -128,22 +133,33 @@ def kind(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(params=PLACES)
+def records(request: pytest.FixtureRequest) -> format.Place:
+    """Where files have their records."""
+    place: format.Place = request.param
+    return place
+
+
 @pytest.fixture
-def image(kind: str) -> Iterator[Image]:
+def image(kind: str, records: format.Place) -> Iterator[Image]:
     """A file system that is not mounted."""
     with images.folder() as place, images.image(place, kind) as made:
+        keep_records(made.mount_point, records)
         made.unmount()
         yield made
 
 
-def test_what_was_acknowledged_survives_a_power_cut(kind: str, image: Image) -> None:
+@pytest.mark.parametrize("kind", MODES, indirect=True)
+def test_what_was_acknowledged_survives_a_power_cut(
+    kind: str, records: format.Place, image: Image
+) -> None:
     tally = Tally()
     chance = random.Random()
-    while tally.cuts < CUTS / len(KINDS):
+    while tally.cuts < CUTS / len(MODES) / len(PLACES):
         # Half of the cuts hit the very moment of an acknowledgement, the others any moment.
         delay = chance.choice((0.0, chance.uniform(0, 0.005)))
         cycle(image, tally, chance.randint(EARLIEST, LATEST), delay)
-    print(f"\npower cuts on {kind}: {tally}")
+    print(f"\npower cuts on {kind}, records {records}: {tally}")
     assert not tally.harm, "\n".join(tally.details)
     assert tally.in_flight, "no cut hit an operation"
     assert tally.old, "no operation in flight was lost: was there a cut at all?"
@@ -160,6 +176,53 @@ def test_a_sync_that_is_left_out_is_seen(kind: str, image: Image, fault: str) ->
         )
     print(f"\nwithout the sync of: {fault}, on {kind}: {tally}")
     assert tally.lost + tally.torn
+
+
+_DIES_BEFORE_ITS_SYNC = """
+import os, signal, sys
+from httpnas.storage.store import Storage
+pending = Storage(sys.argv[1]).begin_append(b"f", lambda present: None, key=b"key")
+pending.write([b"added"])
+file, real = os.stat(sys.argv[1] + "/f").st_ino, os.fsync
+
+def dying(fd):
+    if os.fstat(fd).st_ino == file:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(fd)
+
+os.fsync = dying
+pending.commit()
+"""
+
+
+def test_a_repeat_that_is_answered_survives_a_power_cut(image: Image) -> None:
+    """Also when what it repeats was written, and not synced, by a daemon that was killed."""
+    image.mount()
+    try:
+        with closing(Storage(str(image.mount_point))) as storage:
+            perform(storage, ["upload", "f", "one", 40, False], lambda: None)
+            before = read(storage, "f")
+            os.sync()
+            command = [sys.executable, "-c", _DIES_BEFORE_ITS_SYNC, str(image.mount_point)]
+            killed = subprocess.run(command, cwd=ROOT, check=False)
+            assert killed.returncode == -signal.SIGKILL
+            again = storage.begin_append(b"f", lambda present: None, key=b"key")
+            if isinstance(again, Append):
+                with closing(again):
+                    again.commit()
+                assert again.repeats, "all of it was written"
+            image.cut()
+    finally:
+        image.unmount()
+    image.mount()
+    try:
+        with (
+            closing(Storage(str(image.mount_point))) as storage,
+            mock.patch.object(commits, "boot", lambda: 1),
+        ):
+            assert read(storage, "f") == before + b"added"
+    finally:
+        image.unmount()
 
 
 @pytest.mark.parametrize("fault", [None, "parents", "folder"])

@@ -111,8 +111,17 @@ def test_the_project_is_synced_before_the_rename(
 
     monkeypatch.setattr(os, "fsync", noting)
     upload(storage, b"team/f", b"content")
-    assert synced[-2:] == [TEAM, TEAM]  # the file, then its folder
-    assert synced[0] != TEAM
+    assert synced == [TEAM, TEAM]  # the file, then its folder
+
+
+def test_a_folder_may_get_a_project_while_content_comes(storage: Storage, root: Path) -> None:
+    (root / "late").mkdir()
+    begun = storage.begin_upload(b"late/f", anything)
+    begun.write([b"content"])
+    hand_down(root / "late", TEAM)
+    begun.publish(anything)
+    begun.close()
+    assert project(root / "late" / "f") == TEAM
 
 
 def test_a_project_that_is_not_handed_down_is_not_joined(root: Path) -> None:
@@ -141,8 +150,9 @@ def test_an_upload_that_may_not_join_a_project_leaves_nothing(
         return real(fd, request, *args)
 
     monkeypatch.setattr(fcntl, "ioctl", refusing)
-    with pytest.raises(OtherFileSystem):
-        upload(storage, b"team/f", b"content")
+    for name in [b"team/f", b"team/new/f"]:
+        with pytest.raises(OtherFileSystem):
+            storage.begin_upload(name, anything)  # before its content comes
     assert names(storage, b"team") == []
     assert leftovers(root) == []
 

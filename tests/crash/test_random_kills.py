@@ -2,12 +2,14 @@
 
 Eight writers work on one folder through two daemons (two for each host that has it), of which one
 after the other is killed and replaced by the next. HTTPNAS_KILLS in the environment says how many
-(by default 200).
+(by default 200): half of them with records in xattrs, half with records beside the files. Where
+there is one host, another program appends to a file as well, and gives files away.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -16,7 +18,7 @@ import time
 import zlib
 from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -24,16 +26,20 @@ from pathlib import Path
 
 import pytest
 
+from httpnas.storage.descriptors import owned
 from tests.crash.herd import PATIENCE, Herd, Unanswered, Wire, herd
+from tests.outside import give_away
 from tests.private import runs_of
 
 pytestmark = pytest.mark.crash
 
-KILLS = int(os.environ.get("HTTPNAS_KILLS", "200"))
+KILLS = int(os.environ.get("HTTPNAS_KILLS", "200")) // 2
 WRITERS = 8
 #: Kills between two looks at all logs while everything goes on; the logs only grow.
 LOOK_EVERY = max(20, KILLS // 10)
-LOGS = ["log-0", "log-1", "deep/er/log-2"]
+#: All records of this log are small. What a kill leaves of a larger one stays when others append.
+COMMON_LOG = "common-log"
+LOGS = ["log-0", "log-1", "deep/er/log-2", COMMON_LOG]
 SHARED = ["shared-0", "shared-1", "deep/shared-2"]
 #: Payloads are cut from this.
 NOISE = random.Random(0).randbytes(2 << 20)
@@ -127,7 +133,8 @@ class Writer(threading.Thread):
     def run(self) -> None:
         acts: list[Callable[[], None]] = [self._append, self._break_off, self._keyed_append]
         acts += [self._own_file, self._replace, self._move_over, self._remove, self._read]
-        weights = [40, 4, 12, 12, 14, 6, 3, 9]
+        acts += [self._own_folder]
+        weights = [40, 4, 12, 12, 14, 6, 3, 9, 4]
         try:
             while not self._stop_now.is_set():
                 self._rng.choices(acts, weights)[0]()
@@ -166,8 +173,10 @@ class Writer(threading.Thread):
         self._serial += 1
         return f"{self._number}-{self._serial}"
 
-    def _some_record(self) -> tuple[str, bytes]:
+    def _some_record(self, name: str = "") -> tuple[str, bytes]:
         identity = self._fresh()
+        if name == COMMON_LOG:
+            return identity, record(identity, self._rng.randrange(100))
         draw = self._rng.random()
         most = 3_000 if draw < 0.9 else 200_000
         length = self._rng.randrange(most) if draw < 0.96 else self._rng.randrange(1 << 20, 3 << 19)
@@ -178,7 +187,7 @@ class Writer(threading.Thread):
 
     def _append(self) -> None:
         name = self._rng.choice(LOGS)
-        identity, body = self._some_record()
+        identity, body = self._some_record(name)
         write = self._ledger.begin(name, self._write(identity))
         self._settle_append(write, self._ask("append", "PUT", f"/file/{name}", body))
 
@@ -192,7 +201,7 @@ class Writer(threading.Thread):
     def _keyed_append(self) -> None:
         """Append under a key, and again, through any daemon, until there is an answer."""
         name = self._rng.choice(LOGS)
-        identity, body = self._some_record()
+        identity, body = self._some_record(name)
         write = self._ledger.begin(name, self._write(identity))
         answer = None
         while answer is None and not self._stop_now.is_set():
@@ -202,8 +211,9 @@ class Writer(threading.Thread):
         self._settle_append(write, answer)
 
     def _break_off(self) -> None:
-        _, body = self._some_record()
-        self._wire.break_off(f"/file/{self._rng.choice(LOGS)}", body, self._rng.choice([None, 3]))
+        name = self._rng.choice(LOGS)
+        _, body = self._some_record(name)
+        self._wire.break_off(f"/file/{name}", body, self._rng.choice([None, 3]))
         with self._ledger.lock:
             self._ledger.counts["append broken off"] += 1
 
@@ -228,6 +238,43 @@ class Writer(threading.Thread):
             if (answer := self._ask("delete", "DELETE", f"/file/{name}")) is not None:
                 assert answer[0] == 200, f"{name} was gone"
                 own[name] = {None}
+
+    def _own_folder(self) -> None:
+        """Store two files in a folder that nobody else touches, move it, and maybe delete it."""
+        own, folder = self._ledger.own, f"own/{self._number}/folder-{self._serial}"
+        identities = []
+        for leaf in ("a", "b/c"):
+            identity, body = self._some_record()
+            own[f"{folder}/{leaf}"] = {identity, None}
+            if self._ask("upload", "POST", f"/file/{folder}/{leaf}", body) is None:
+                return
+            own[f"{folder}/{leaf}"] = {identity}
+            identities.append(identity)
+        moved = f"own/{self._number}/moved/{identities[0]}"
+        self._know(folder, moved, identities, [None, *identities], [None, *identities])
+        if self._ask_move(folder, moved) is None:
+            return
+        self._know(folder, moved, identities, [None], identities)
+        answer = self._ask("list", "GET", f"/file/own/{self._number}/moved")
+        listed = None if answer is None else answer[2].decode().split()
+        assert listed is None or identities[0] in listed, f"{identities[0]} is not in {listed}"
+        if self._rng.random() < 0.5:
+            self._know(folder, moved, identities, [None], [None, *identities])
+            if self._ask("delete", "DELETE", f"/file/{moved}") is not None:
+                self._know(folder, moved, identities, [None], [None])
+
+    def _know(
+        self,
+        folder: str,
+        moved: str,
+        identities: Sequence[str],
+        old: Sequence[str | None],
+        new: Sequence[str | None],
+    ) -> None:
+        """Note what the files of a folder may be by its *old* and by its *new* name."""
+        for leaf, identity in zip(("a", "b/c"), identities, strict=True):
+            for name, chances in ((folder, old), (moved, new)):
+                self._ledger.own[f"{name}/{leaf}"] = {c for c in chances if c in (identity, None)}
 
     def _ask_move(self, name: str, target: str) -> tuple[int, dict[str, str], bytes] | None:
         document = f'{{"path": "{target}"}}'.encode()
@@ -265,6 +312,35 @@ class Writer(threading.Thread):
         look_at_shared(
             self._ledger, self._rng.choice(SHARED), lambda p: self._ask("read", "GET", p)
         )
+
+
+class Outsider(threading.Thread):
+    """Another program, which appends to the common log with O_APPEND, and gives files away."""
+
+    def __init__(self, root: Path, ledger: Ledger, stop: threading.Event) -> None:
+        super().__init__(name="outsider")
+        self._root = root
+        self._ledger = ledger
+        self._stop_now = stop
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with owned(os.open(self._root / COMMON_LOG, os.O_WRONLY | os.O_APPEND)) as fd:
+                for serial in itertools.count(1):
+                    if self._stop_now.wait(0.005):
+                        break
+                    identity = f"outside-{serial}"
+                    body = record(identity, serial % 100)
+                    write = self._ledger.begin(
+                        COMMON_LOG, Write(identity, WRITERS, serial, time.monotonic())
+                    )
+                    assert os.write(fd, body) == len(body)
+                    write.end = time.monotonic()
+                    if serial % 50 == 0:
+                        give_away(self._root / LOGS[serial // 50 % len(LOGS)])
+        except BaseException as error:
+            self.failure = error
 
 
 Answer = tuple[int, dict[str, str], bytes] | None
@@ -373,7 +449,7 @@ class LastLook:
                 assert gone or 200 in both, f"{identity} was lost in a move"
 
 
-def rampage(daemons: Herd, ledger: Ledger, writers: list[Writer]) -> int:
+def rampage(daemons: Herd, ledger: Ledger, writers: list[Writer | Outsider]) -> int:
     """Kill daemons until it is enough, with a look at everything now and then."""
     rng = random.Random(99)
     looks = 0
@@ -385,7 +461,8 @@ def rampage(daemons: Herd, ledger: Ledger, writers: list[Writer]) -> int:
         if kill % LOOK_EVERY == 0:
             wire = Wire(rng.choice(daemons.serving).port)
             for name in LOGS:
-                look_at_log(ledger, name, partial(wire.ask, "GET"))
+                if name != COMMON_LOG:  # readers see what others append when our appends have ended
+                    look_at_log(ledger, name, partial(wire.ask, "GET"))
             looks += 1
             wire.close()
         for writer in writers:
@@ -394,15 +471,22 @@ def rampage(daemons: Herd, ledger: Ledger, writers: list[Writer]) -> int:
     return looks
 
 
-def test_nothing_acknowledged_is_lost_or_torn_by_kills(roots: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("records", ["xattr", "beside"])
+def test_nothing_acknowledged_is_lost_or_torn_by_kills(
+    roots: list[Path], tmp_path: Path, records: str
+) -> None:
     began = time.monotonic()
     ledger, stop = Ledger(), threading.Event()
-    with herd(roots, tmp_path / "logs", random.Random(7)) as daemons:
+    with herd(roots, tmp_path / "logs", random.Random(7), records=records) as daemons:
         first = Wire(daemons.serving[0].port)
         for name in LOGS:
             first.ask("POST", f"/file/{name}")
         first.close()
-        writers = [Writer(number, daemons, ledger, stop) for number in range(WRITERS)]
+        writers: list[Writer | Outsider] = [
+            Writer(number, daemons, ledger, stop) for number in range(WRITERS)
+        ]
+        if len(roots) == 1:  # on a network, other programs have to leave a file alone
+            writers.append(Outsider(roots[0], ledger, stop))
         for writer in writers:
             writer.start()
         try:

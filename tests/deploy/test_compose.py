@@ -108,7 +108,7 @@ def test_the_health_check_is_the_images_own(compose: Any) -> None:
     assert "AS prod" in prod
     assert "\nHEALTHCHECK " in prod
     assert "STORAGE_PATH=/mnt/storage" in prod
-    assert "HTTPNAS_LISTEN=tcp:3000" in prod
+    assert "HTTPNAS_LISTEN='*:3000'" in prod
 
 
 def test_a_daemon_has_the_time_to_drain(compose: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from httpnas import __version__
 from tests.harness import ROOT, talk, wait_until
 
 pytestmark = pytest.mark.deploy
@@ -235,6 +237,15 @@ def test_the_image_says_how_it_is_to_be_run(image: Image) -> None:
     assert "STORAGE_PATH=/mnt/storage" in image.config["Env"]
     assert image.config["Labels"]["org.opencontainers.image.title"] == "httpnas"
     assert not image.config["WorkingDir"].startswith("/mnt")
+
+
+def test_the_image_has_the_libraries_that_are_pinned_and_no_others(image: Image) -> None:
+    packages = next((image.root / "opt" / "httpnas").glob("lib/python3*/site-packages"))
+    found = {path.stem.replace("_", "-").lower() for path in packages.glob("*.dist-info")}
+    pinned = re.findall(r"^([a-z][^=]*)==(\S+)", (ROOT / "requirements.txt").read_text(), re.M)
+    names = {f"{name}-{version}" for name, version in pinned} | {f"httpnas-{__version__}"}
+    assert len(found) > 10
+    assert {name.replace(".", "-") for name in found} <= {n.replace(".", "-") for n in names}
 
 
 def test_nothing_that_builds_is_in_the_image(image: Image) -> None:

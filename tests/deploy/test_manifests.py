@@ -157,7 +157,7 @@ def test_the_daemon_listens_and_stores_where_the_pod_says(objects: list[Object])
     env = {variable["name"]: variable["value"] for variable in container(objects)["env"]}
     (port,) = container(objects)["ports"]
     (mount,) = container(objects)["volumeMounts"]
-    assert env["HTTPNAS_LISTEN"] == f"tcp:{port['containerPort']}"
+    assert env["HTTPNAS_LISTEN"] == f"*:{port['containerPort']}"
     assert env["STORAGE_PATH"] == mount["mountPath"]
 
 

@@ -10,6 +10,7 @@ from httpnas.fields.names import (
     BadName,
     NameTooLong,
     decode_name,
+    is_of_folder,
     path_of,
     quote_component,
     split_verb,
@@ -34,8 +35,15 @@ def spellings(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """A name, and a raw path that spells it."""
     name = "/".join(draw(st.lists(components, max_size=5))).encode()
     raw = b"".join(draw(st.sampled_from(spellings_of(byte))) for byte in name)
-    slashes = st.lists(st.sampled_from([b"/", b"%2f", b"%2F"]), max_size=3).map(b"".join)
-    return name, draw(slashes) + raw + draw(slashes)
+    slashes = st.lists(st.sampled_from([b"/", b"%2f", b"%2F"]), min_size=1, max_size=3)
+    dots = st.lists(st.tuples(slashes, st.sampled_from([b".", b"%2e"])), max_size=2)
+    nothing = dots.map(lambda pairs: b"".join(b"".join(some) + dot for some, dot in pairs))
+    front = draw(st.one_of(st.just(b""), st.tuples(nothing, slashes).map(joined)))
+    return name, front + raw + draw(st.tuples(nothing, st.one_of(st.just([]), slashes)).map(joined))
+
+
+def joined(pair: tuple[bytes, list[bytes]]) -> bytes:
+    return pair[0] + b"".join(pair[1])
 
 
 def spellings_of(byte: int) -> list[bytes]:
@@ -55,6 +63,12 @@ def spellings_of(byte: int) -> list[bytes]:
         (b"a%2fb", b"a/b"),
         (b"//a///b//", b"a/b"),
         (b"a%2F/%2Fb%2F", b"a/b"),
+        (b".", b""),
+        (b"/./", b""),
+        (b"%2e", b""),
+        (b"./a", b"a"),
+        (b"a/./b", b"a/b"),
+        (b"a/%2E%2F./b/.", b"a/b"),
         (b"%252e%252e%252f", b"%2e%2e%2f"),
         (b"%252e", b"%2e"),
         (b"%25", b"%"),
@@ -87,7 +101,6 @@ def test_a_control_character_is_refused_escaped_or_not(byte: int) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b".",
         b"..",
         b"../a",
         b"/../a",
@@ -95,17 +108,16 @@ def test_a_control_character_is_refused_escaped_or_not(byte: int) -> None:
         b"a/../../b",
         b"a%2f..%2f..%2fb",
         b"a/..",
-        b"a/./b",
         b"a/../b",
-        b"%2e",
         b"%2e%2E",
+        b"./..",
         b".%2e/a",
         b"a%2F..%2Fb",
         b"..%2f",
         b"a/%2e%2e%2fb",
     ],
 )
-def test_a_dot_component_is_refused(raw: bytes) -> None:
+def test_a_component_that_leads_upwards_is_refused(raw: bytes) -> None:
     with pytest.raises(BadName, match=r"'\.\.'"):
         decode_name(raw)
 
@@ -224,6 +236,9 @@ def test_a_component_is_quoted(component: bytes, quoted: str) -> None:
         (b"d%2Fwc", (b"d%2Fwc", None)),
         (b"c/d%2Fwc", (b"c/d%2Fwc", None)),
         (b"d/%77c", (b"d/%77c", None)),
+        (b"./wc", (b"./wc", None)),
+        (b"/%2E/wc", (b"/%2E/wc", None)),
+        (b"d/./wc", (b"d/.", b"wc")),
         (b"a/WC", (b"a/WC", None)),
         (b"a/wc/", (b"a/wc/", None)),
         (b"a/wcx", (b"a/wcx", None)),
@@ -269,3 +284,13 @@ def test_the_path_is_taken_raw_out_of_the_target(target: bytes, path: bytes) -> 
 @given(st.binary())
 def test_any_target_has_a_path_without_a_query(target: bytes) -> None:
     assert b"?" not in path_of(target)
+
+
+@pytest.mark.parametrize("raw", [b"a/", b"a%2F", b"a//", b"a/.", b"a%2f%2e"])
+def test_a_path_with_a_slash_at_its_end_is_of_a_folder(raw: bytes) -> None:
+    assert is_of_folder(raw)
+
+
+@pytest.mark.parametrize("raw", [b"a", b"/a", b"a.", b"a/b.", b"a/%252e"])
+def test_other_paths_may_be_of_files(raw: bytes) -> None:
+    assert not is_of_folder(raw)

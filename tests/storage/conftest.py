@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from httpnas.storage.store import Storage
 from tests.lock_files import SpareLockFiles
+from tests.private import keep_records
 from tests.storage.steps import KINDS, choose
 
 
@@ -35,10 +37,15 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 def prepared(
     request: pytest.FixtureRequest, root: Path, spare_lock_files: SpareLockFiles
 ) -> Iterator[Path]:
-    """The root, in which a storage has been before, on a file system of the test's kind."""
+    """The root, in which a storage has been before, on a file system of the test's kind.
+
+    HTTPNAS_RECORDS in the environment says where other tests have the records of files.
+    """
     if "kind" in request.fixturenames:
         request.getfixturevalue("kind")
     with spare_lock_files.lent(root):
+        if "kind" not in request.fixturenames and "HTTPNAS_RECORDS" in os.environ:
+            keep_records(root, "beside" if os.environ["HTTPNAS_RECORDS"] == "beside" else "xattr")
         yield root
 
 

@@ -287,8 +287,6 @@ def _dying(
             content = b"".join(args[1])
             end = os.fstat(args[0]).st_size
             real(args[0], [content[: max(0, (end + len(content)) // PAGE * PAGE - end)]], *args[2:])
-        elif function == "copy_file_range":
-            real(args[0], args[1], PAGE - args[4] % PAGE, *args[3:])
         elif function == "write":
             real(args[0], args[1][:5])
         raise Died

@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import errno
 import itertools
+import mmap
 import os
 import re
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
+from httpnas.storage import content as content_module
+from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.errors import (
+    Contended,
     IsFolder,
     NoSuchFile,
     NotPermitted,
@@ -23,6 +27,7 @@ from httpnas.storage.errors import (
     StorageBroken,
     StorageError,
     StorageFull,
+    WrongOffset,
 )
 from httpnas.storage.record import PAGE
 from httpnas.storage.store import Storage
@@ -363,6 +368,8 @@ def test_whatever_fails_leaves_the_old_version_and_the_next_append_works(
     need_xattrs: None,
 ) -> None:  # fmt: skip
     met = 0
+    if function == "copy_file_range":
+        durable.volume.is_local = False
     for nth in itertools.count(1):
         before = upload(durable, b"f", b"old ")
         with pytest.MonkeyPatch.context() as patch:
@@ -407,7 +414,7 @@ def test_content_and_record_are_synced_once_before_they_count(
 def test_short_writes_are_continued(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(storage, b"f", b"old ")
     real_copy = os.copy_file_range
-    on_write(monkeypatch, lambda real: lambda fd, views, *at: real(fd, [b"".join(views)[:7]], *at))
+    on_write(monkeypatch, lambda real: lambda fd, views, *at: real(fd, [views[0][:77]], *at))
     monkeypatch.setattr(
         os,
         "copy_file_range",
@@ -417,14 +424,76 @@ def test_short_writes_are_continued(storage: Storage, monkeypatch: pytest.Monkey
     append(storage, b"f", content)
     large = os.urandom(LARGE)
     append(storage, b"f", large)
-    assert read(storage, b"f") == b"old " + content + large
+    storage.volume.is_local = False
+    append(storage, b"f", large)
+    assert read(storage, b"f") == b"old " + content + large * 2
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP])
+def test_what_is_larger_than_one_write_takes_is_appended_in_several(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not storage.volume.is_local:
+        pytest.skip("on a network file system it is copied")
+    upload(storage, b"f", b"old ")
+    pages = 2 * mmap.ALLOCATIONGRANULARITY
+    monkeypatch.setattr(content_module, "_ONE_WRITE", pages)
+    sizes: list[int] = []
+
+    def counted(real: Callable[..., int]) -> Callable[..., int]:
+        def writev(fd: int, views: Sequence[memoryview]) -> int:
+            sizes.append(sum(map(len, views)))
+            return real(fd, views)
+
+        return writev
+
+    content = os.urandom(LARGE)
+    begun = begin_append(storage, b"f")
+    with closing(begun):
+        begun.write([content])
+        on_write(monkeypatch, counted)
+        begun.commit()
+    assert max(sizes) == pages
+    assert read(storage, b"f") == b"old " + content
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_lines_of_others_in_the_middle_of_a_short_write_are_kept_and_it_is_told(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    if not storage.volume.is_local:
+        pytest.skip("on a network file system other programs have to leave the file alone")
+    upload(storage, b"f", b"old ")
+
+    def interrupted(real: Callable[..., int]) -> Callable[..., int]:
+        def writev(fd: int, views: Sequence[memoryview]) -> int:
+            written = real(fd, [views[0][:500]])
+            with (root / "f").open("ab") as file:
+                file.write(b"theirs ")
+            return written
+
+        return writev
+
+    begun = begin_append(storage, b"f")
+    with closing(begun):
+        begun.write([b"x" * size])
+        on_write(monkeypatch, interrupted)
+        with pytest.raises(Contended):
+            begun.commit()
+    monkeypatch.undo()
+    append(storage, b"f", b"next")
+    assert read(storage, b"f").startswith(b"old " + b"x" * 500 + b"theirs ")
+    assert read(storage, b"f").endswith(b"theirs next")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EIO],
+)
 @pytest.mark.parametrize("nth", [1, 2])
 def test_where_the_kernel_does_not_copy_the_daemon_does(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, code: int, nth: int
 ) -> None:
+    storage.volume.is_local = False
     upload(storage, b"f", b"old ")
     real = os.copy_file_range
     calls = []

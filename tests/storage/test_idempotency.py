@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from httpnas.storage.append import IN_MEMORY, Append, WrongOffset
-from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull
+from httpnas.storage.append import IN_MEMORY, Append
+from httpnas.storage.errors import NoSuchFile, StorageBroken, StorageError, StorageFull, WrongOffset
 from httpnas.storage.record import KEYS, LARGEST, PAGE, Record, decode
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version
@@ -567,7 +567,7 @@ def test_a_new_file_has_not_taken_what_its_inode_had(
     """Others remove a file and make another one, which has the same inode."""
     steps.choose("files", monkeypatch, root)
     if not birth:
-        monkeypatch.setattr("httpnas.storage.records._SYS_STATX", None)
+        monkeypatch.setattr("httpnas.storage.statx._NUMBER", None)
     storage = Storage(str(root), durable=False)
     upload(storage, b"f", b"")
     append(storage, b"f", b"x", b"key")

@@ -315,13 +315,9 @@ def test_a_large_append_is_staged_for_nobody_else(storage: Storage, root: Path) 
 
 
 def test_a_group_that_may_remove_what_a_dead_daemon_left_still_may(root: Path) -> None:
-    before = os.umask(0o002)
-    try:
-        storage = Storage(str(root), durable=False)
-    finally:
-        os.umask(before)
+    storage = Storage(str(root), durable=False, shared=True)
     [run] = (own(root, "run")).iterdir()
-    assert mode(run) == 0o770
+    assert stat.S_IMODE(run.stat().st_mode) == 0o2770
     storage.close()
 
 

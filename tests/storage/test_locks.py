@@ -13,21 +13,25 @@ from typing import Any
 import pytest
 
 from httpnas.storage import locks as locks_module
-from httpnas.storage.append import Append
+from httpnas.storage import staging
+from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import Contended, NoSuchFile
+from httpnas.storage.errors import Contended, NoSuchFile, WrongOffset
 from httpnas.storage.facts import Facts
 from httpnas.storage.locks import Locked, _bucket, all_buckets
 from httpnas.storage.store import Storage
 from tests.storage.steps import (
     Holder,
+    Refused,
     anything,
     append,
     leftovers,
     names,
     on_write,
+    only,
     opened,
     read,
+    tag,
     upload,
     with_another_lock,
 )
@@ -361,15 +365,13 @@ def test_an_append_waits_for_another_program_that_locks_the_file(
     if not storage.volume.is_local:
         pytest.skip("the file itself is not locked here")
     begun = begin_append(storage, b"f", b"ours\n")
-    same = _bucket(storage.root.fd, b"f")
-    tried = (b"n%d" % n for n in range(10_000))
-    neighbour = next(name for name in tried if _bucket(storage.root.fd, name) == same)
+    other = neighbour(storage, b"f")
     with closing(begun), closing(storage.claim()) as claim:
         with pytest.raises(Locked):
             begun.commit(claim)
         assert not claim.advance()
         be_impatient(storage)
-        upload(storage, neighbour, b"is not waiting for that program")
+        upload(storage, other, b"is not waiting for that program")
         storage.locks._timeout = 30
         holder.let_go()
         assert claim.advance()
@@ -412,3 +414,187 @@ def test_a_lock_on_a_file_that_has_lost_its_name_is_not_taken_for_one_on_the_nex
         assert claim.advance()
         begun.commit(claim)
     assert read(storage, b"f") == b"new more"
+
+
+# A large append, which gives back the lock of its name while it copies
+
+LARGE = b"large " * (IN_MEMORY // 6 + 1)
+
+
+@pytest.fixture(params=[True, False], ids=["local", "network"])
+def kept_apart(request: pytest.FixtureRequest, storage: Storage) -> Storage:
+    """A storage on a local file system, and one on a network."""
+    storage.volume.is_local &= request.param
+    return storage
+
+
+def while_it_copies(patch: pytest.MonkeyPatch, act: Callable[[], Any], times: int = 1) -> list[Any]:
+    """Let *act* happen when large appends have copied; the list gets what it has returned."""
+    done: list[Any] = []
+
+    def wrapped(real: Callable[..., Any]) -> Callable[..., Any]:
+        def copy(*args: Any) -> Any:
+            result = real(*args)
+            if len(done) < times:
+                done.append(None)
+                done[-1] = act()
+            return result
+
+        return copy
+
+    for function in ["append_all", "copy"]:
+        patch.setattr(staging, function, wrapped(getattr(staging, function)))
+    return done
+
+
+def neighbour(storage: Storage, name: bytes) -> bytes:
+    """Return another name in the root that has the lock of *name*."""
+    same = _bucket(storage.root.fd, name)
+    tried = (b"n%d" % n for n in range(10_000))
+    return next(name for name in tried if _bucket(storage.root.fd, name) == same)
+
+
+def test_other_names_do_not_wait_for_a_large_append(
+    kept_apart: Storage, patch: pytest.MonkeyPatch
+) -> None:
+    storage = kept_apart
+    upload(storage, b"f", b"old ")
+    other = neighbour(storage, b"f")
+    be_impatient(storage)
+    done = while_it_copies(patch, lambda: upload(storage, other, b"meanwhile"))
+    append(storage, b"f", LARGE)
+    assert len(done) == 1
+    assert read(storage, other) == b"meanwhile"
+    assert read(storage, b"f") == b"old " + LARGE
+
+
+@pytest.mark.parametrize("by", [b"f", b"link"])
+def test_other_appends_to_the_file_do_wait_for_it(
+    kept_apart: Storage, root: Path, patch: pytest.MonkeyPatch, by: bytes
+) -> None:
+    storage = kept_apart
+    upload(storage, b"f", b"old ")
+    os.link(root / "f", root / "link")
+    be_impatient(storage)
+    seen: list[bytes] = []
+
+    def meanwhile() -> None:
+        with pytest.raises(Contended):
+            append(storage, by, b"too early")
+        seen.append(read(storage, b"f"))
+
+    while_it_copies(patch, meanwhile)
+    append(storage, b"f", LARGE)
+    assert seen == [b"old "]
+    append(storage, by, b" next")
+    assert read(storage, b"f") == b"old " + LARGE + b" next"
+
+
+def test_a_large_append_to_a_file_that_is_replaced_meanwhile_goes_to_the_new_one(
+    kept_apart: Storage, root: Path, patch: pytest.MonkeyPatch
+) -> None:
+    storage = kept_apart
+    upload(storage, b"f", b"old ")
+    os.link(root / "f", root / "link")
+    done = while_it_copies(patch, lambda: upload(storage, b"f", b"new "))
+    made = append(storage, b"f", LARGE, key=b"key")
+    assert len(done) == 1
+    assert read(storage, b"f") == b"new " + LARGE
+    assert append(storage, b"f", LARGE, key=b"key") == made
+    assert (root / "link").read_bytes() == read(storage, b"link") == b"old "
+    append(storage, b"link", b"more")
+
+
+@pytest.mark.parametrize("how", ["tag", "length"])
+def test_a_large_append_is_refused_when_its_condition_does_not_hold_for_the_new_file(
+    storage: Storage, root: Path, patch: pytest.MonkeyPatch, how: str
+) -> None:
+    before = upload(storage, b"f", b"old ")
+    while_it_copies(patch, lambda: upload(storage, b"f", b"newer "))
+    with pytest.raises(Refused if how == "tag" else WrongOffset):
+        if how == "tag":
+            append(storage, b"f", LARGE, check=only(before.tag))
+        else:
+            append(storage, b"f", LARGE, expected=4)
+    assert read(storage, b"f") == (root / "f").read_bytes() == b"newer "
+    assert leftovers(root) == []
+
+
+@pytest.mark.parametrize("what", ["remove", "move", "move the folder"])
+def test_a_large_append_to_a_name_that_goes_meanwhile_is_undone(
+    kept_apart: Storage, root: Path, patch: pytest.MonkeyPatch, what: str
+) -> None:
+    storage = kept_apart
+    upload(storage, b"d/f", b"old ")
+    os.link(root / "d" / "f", root / "link")
+    act = {
+        "remove": lambda: storage.remove(b"d/f", anything),
+        "move": move(storage, b"d/f", b"g"),
+        "move the folder": move(storage, b"d", b"e"),
+    }[what]
+    while_it_copies(patch, act)
+    with pytest.raises(NoSuchFile):
+        append(storage, b"d/f", LARGE, key=b"key")
+    assert read(storage, b"link") == (root / "link").read_bytes() == b"old "
+    assert append(storage, b"link", b"new", key=b"key").size == len(b"old new")
+    assert leftovers(root) == []
+
+
+def test_a_large_append_gives_up_when_its_file_is_replaced_again_and_again(
+    storage: Storage, root: Path, patch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"old ")
+    done = while_it_copies(patch, lambda: upload(storage, b"f", b"new "), times=9)
+    with pytest.raises(Contended):
+        append(storage, b"f", LARGE)
+    assert len(done) == 2
+    assert read(storage, b"f") == (root / "f").read_bytes() == b"new "
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_large_append_waits_for_the_lock_of_its_name_without_a_thread(
+    storage: Storage, root: Path, patch: pytest.MonkeyPatch, given_up: bool
+) -> None:
+    before = upload(storage, b"f", b"old ")
+    begun = begin_append(storage, b"f", LARGE)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    other = storage.claim()
+    wanted = {_bucket(storage.root.fd, b"f")}
+    done = while_it_copies(patch, lambda: other.take(wanted))
+    with closing(begun), closing(storage.claim()) as claim:
+        for _ in range(3):
+            with pytest.raises(Locked):
+                begun.commit(claim)
+            assert read(storage, b"f") == b"old "
+        other.close()
+        if not given_up:
+            assert claim.advance()
+            begun.commit(claim)
+    assert len(done) == 1
+    assert read(storage, b"f") == (root / "f").read_bytes() == b"old " + LARGE * (not given_up)
+    assert (tag(storage, b"f") == before.tag) == given_up
+    assert len(os.listdir("/proc/self/fd")) == descriptors - 1  # and the temporary file
+    append(storage, b"f", b"next")
+
+
+def test_the_time_that_a_large_append_copies_is_not_taken_for_time_that_it_waits(
+    storage: Storage, patch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"old ")
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    patch.setattr(locks_module, "time", clock)
+
+    def pass_time() -> None:
+        clock.now += 100
+        other.take({_bucket(storage.root.fd, b"f")})
+
+    other = storage.claim()
+    while_it_copies(patch, pass_time)
+    begun = begin_append(storage, b"f", LARGE)
+    with closing(begun), closing(storage.claim()) as claim:
+        with pytest.raises(Locked):
+            begun.commit(claim)
+        other.close()
+        assert claim.advance()
+        begun.commit(claim)

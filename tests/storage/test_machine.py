@@ -23,8 +23,14 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from httpnas.storage.append import WrongOffset
-from httpnas.storage.errors import IntoItself, IsFolder, NameTaken, NoSuchFile, NotAFolder
+from httpnas.storage.errors import (
+    IntoItself,
+    IsFolder,
+    NameTaken,
+    NoSuchFile,
+    NotAFolder,
+    WrongOffset,
+)
 from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.store import Storage, StoredFile

@@ -10,7 +10,6 @@ import errno
 import mmap
 import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,15 +20,17 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from httpnas.storage import commits
+from httpnas.storage import commits, staging
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
 from httpnas.storage.facts import Facts
-from httpnas.storage.record import PAGE
+from httpnas.storage.format import RUNS
+from httpnas.storage.record import PAGE, Record
 from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Version
 from tests.lock_files import SpareLockFiles
+from tests.outside import ADDED, CHANGES, HEADS, OLD, TAR, changed, sh
 from tests.storage.steps import (
     PATIENCE,
     Died,
@@ -50,9 +51,6 @@ from tests.storage.steps import (
     upload,
 )
 
-OLD = b"old-1\nold-2\n"
-ADDED = b"".join(b"added-%04d\n" % number for number in range(900))
-GOOD = b"good-A\ngood-B\ngood-C\ngood-D\n"
 #: How much of the append is there when the daemon dies.
 WRITTEN = {"record": 0, "a page": PAGE - len(OLD), "two": 2 * PAGE - len(OLD), "all": len(ADDED)}
 
@@ -63,62 +61,11 @@ def version_of(storage: Storage, name: bytes = b"f") -> Version:
     return file.version
 
 
-def sh(command: str) -> Callable[[Path], None]:
-    def run(root: Path) -> None:
-        subprocess.run(["bash", "-ec", command], check=True, cwd=root)
-
-    return run
-
-
-def truncate(root: Path) -> None:
-    os.truncate(root / "f", 3)
-
-
-def rewrite(content: bytes) -> Callable[[Path], None]:
-    def write(root: Path) -> None:
-        with (root / "f").open("wb") as file:
-            file.write(content)
-
-    return write
-
-
-#: What others do to ``f``; ``good`` is beside it. None of it leaves only what the daemon wrote.
-CHANGES: dict[str, Callable[[Path], None]] = {
-    "echo >>": sh("echo external-1 >> f; echo external-2 >> f"),
-    "one byte >>": sh("printf x >> f"),
-    "zeros >>": sh("head -c 100 /dev/zero >> f"),
-    "cp": sh("cp good f"),
-    "open w": rewrite(b"completely new content, some lines\n" * 5),
-    "open w, as long as before": rewrite(OLD.swapcase()),
-    "open w, longer by as much": rewrite((OLD + ADDED).swapcase()),
-    "open w, longer by a page": rewrite((OLD + ADDED).swapcase()[:PAGE]),
-    "cp -a, >>, mv": sh("cp -a f g; echo from-the-copy >> g; mv g f"),
-    "cp -a, mv": sh("cp -a f g; mv g f"),
-    "cp and mv": sh("cp f g; mv g f"),
-    "sed -i": sh("sed -i s/old/new/ f"),
-    "rsync --inplace": sh("rsync --inplace good f"),
-    "truncate": truncate,
-    "truncate and >>": sh("truncate -s 3 f; echo external >> f"),
-}
-#: What keeps the tail in its place and changes what lies before it.
-HEADS: dict[str, Callable[[Path], None]] = {
-    "nothing": lambda root: None,
-    "touch": sh("touch -d 1980-01-01 f"),
-    "dd": sh("printf OLD | dd of=f conv=notrunc status=none"),
-}
-
-
-#: A file that is restored may get the inode that it had, and then it is the one that crashed.
-TAR = sh("tar --xattrs -cf t f; rm f; tar --xattrs --xattrs-include='*' -xf t; rm t")
-
-
-def changed(root: Path, change: Callable[[Path], None], name: str) -> bytes:
-    """Let others change ``f``; return its content then."""
+def done_by_others(root: Path, name: str) -> bytes:
+    """Let others do what has this *name* to ``f``; return its content then."""
     if name.startswith("rsync") and shutil.which("rsync") is None:
         pytest.skip("rsync is not installed")
-    (root / "good").write_bytes(GOOD)
-    change(root)
-    return (root / "f").read_bytes()
+    return changed(root / "f", CHANGES[name])
 
 
 @both_kinds
@@ -129,7 +76,7 @@ def test_what_others_have_made_of_a_file_after_a_crash_is_all_there(
 ) -> None:
     before = upload(storage, b"f", OLD)
     crash(storage, b"f", ADDED, written, b"key")
-    content = changed(root, CHANGES[name], name)
+    content = done_by_others(root, name)
     seen = tag(storage, b"f")
     assert read(storage, b"f") == content
     assert seen != before.tag or content == OLD
@@ -147,7 +94,7 @@ def test_where_the_tail_is_ours_it_is_completed_or_cut(
 ) -> None:
     before = upload(storage, b"f", OLD)
     crash(storage, b"f", ADDED, written)
-    head = changed(root, HEADS[name], name)[: len(OLD)]
+    head = changed(root / "f", HEADS[name])[: len(OLD)]
     seen = tag(storage, b"f")
     added = ADDED if written == len(ADDED) else b""
     assert read(storage, b"f") == head + added
@@ -166,7 +113,7 @@ def test_a_file_that_is_restored_as_it_was_is_whole_or_what_it_was(
 ) -> None:
     before = upload(storage, b"f", OLD)
     crash(storage, b"f", ADDED, written)
-    content = changed(root, TAR, "tar")
+    content = changed(root / "f", TAR)
     assert read(storage, b"f") in (content, OLD)
     assert tag(storage, b"f") != before.tag
     append(storage, b"f", b"next\n")
@@ -328,8 +275,8 @@ def dying(*args, **kwargs):
     global calls
     calls += 1
     if calls == int(nth):
-        if function == "copy_file_range":
-            real(args[0], args[1], 8192 - args[4] % 4096, *args[3:])
+        if function == "writev" and len(args[1][0]) > 8192:
+            real(args[0], [args[1][0][: 8192 - os.fstat(args[0]).st_size % 4096]])
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
 
@@ -343,7 +290,7 @@ pending.commit()
 KILLS = {
     "before the record": ("setxattr", 1, 5000, False),
     "before the content": ("writev", 1, 5000, False),
-    "in the content": ("copy_file_range", 1, IN_MEMORY + 5000, False),
+    "in the content": ("writev", 1, IN_MEMORY + 5000, False),
     "before the sync": ("fsync", 1, 5000, True),
     "before the sync, large": ("fsync", 1, IN_MEMORY + 5000, True),
     "before it is settled": ("setxattr", 2, 5000, True),
@@ -372,12 +319,31 @@ def test_who_reclaims_what_a_dead_daemon_has_left_repairs_what_it_was_appending_
     assert isinstance(durable.begin_append(b"d/f", anything, key=b"key"), Version) == is_whole
 
 
+def test_what_a_dead_daemon_has_completed_is_seen_while_it_is_repaired(
+    durable: Storage, root: Path
+) -> None:
+    upload(durable, b"d/f", OLD)
+    process(_DYING, str(root), "fsync", "1", "5000", "key").communicate(timeout=PATIENCE)
+    seen, repair = [], durable.workspace.repair
+
+    def look(name: bytes) -> bool:
+        with open(root / "d" / "f", "rb") as file:
+            assert commits.lock(file.fileno())  # as who repairs it has it
+            seen.append(read(durable, b"d/f"))
+        return repair(name)
+
+    durable.workspace.repair = look
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert seen == [OLD + b"x" * 5000]
+
+
 def test_what_a_dead_daemon_has_staged_stays_until_its_file_can_be_repaired(
     durable: Storage, root: Path
 ) -> None:
     """Without it nobody could tell that the torn part is ours."""
     upload(durable, b"d/f", OLD)
-    dying = process(_DYING, str(root), "copy_file_range", "1", str(IN_MEMORY + 5000), "")
+    dying = process(_DYING, str(root), "writev", "1", str(IN_MEMORY + 5000), "")
     dying.communicate(timeout=PATIENCE)
     with (
         owned(durable.root.open(b"d", FOLDER)) as folder,
@@ -391,6 +357,32 @@ def test_what_a_dead_daemon_has_staged_stays_until_its_file_can_be_repaired(
         pass
     assert (root / "d" / "f").read_bytes() == OLD
     assert leftovers(root) == []
+
+
+def test_what_a_dead_daemon_has_staged_for_a_file_that_is_moved_stays_for_a_week(
+    durable: Storage, root: Path
+) -> None:
+    upload(durable, b"d/f", OLD)
+    dying = process(_DYING, str(root), "writev", "1", str(IN_MEMORY + 5000), "")
+    dying.communicate(timeout=PATIENCE)
+    (run,) = {root / ".httpnas" / RUNS.decode() / path.split("/")[0] for path in leftovers(root)}
+    (run / "other").write_bytes(b"what an upload has left")
+    durable.move(b"d", b"e", anything)
+    torn = (root / "e" / "f").read_bytes()
+    assert len(torn) > len(OLD)
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert len(leftovers(root)) == 1
+    assert read(durable, b"e/f") == OLD
+    (staged,) = (root / ".httpnas" / RUNS.decode() / path for path in leftovers(root))
+    append(durable, b"e/f", b"next")
+    assert (root / "e" / "f").read_bytes() == OLD + b"next"
+    week_ago = time.time() - 8 * 86400
+    os.utime(staged, (week_ago, week_ago))
+    for _ in durable.reclaim_abandoned():
+        pass
+    assert leftovers(root) == []
+    assert not run.exists()
 
 
 def test_what_a_dead_daemon_was_appending_to_may_be_gone(durable: Storage, root: Path) -> None:
@@ -483,6 +475,50 @@ def test_a_backup_that_was_taken_while_it_was_appended_to_has_all_acknowledged_l
 # Programs beside the daemon
 
 
+def not_supported(*args: Any) -> None:
+    raise OSError(errno.EOPNOTSUPP, "not supported")
+
+
+_APPENDER = """
+import os, sys
+anew, number = sys.argv[2] == "anew", 0
+os.write(1, b"begun\\n")
+while not os.path.exists(sys.argv[1] + ".end"):
+    if anew or not number:
+        fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+    number += 1
+    os.write(fd, b"E-%07d\\n" % number)
+    if anew:
+        os.close(fd)
+print(number)
+"""
+
+
+@pytest.mark.parametrize("opened", ["once", "anew"])
+def test_lines_of_another_program_and_large_appends_of_ours_are_all_there(
+    storage: Storage, root: Path, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens the file in the moment in which blocks are shared is not safe."""
+    if opened == "anew":
+        monkeypatch.setattr(staging, "share", not_supported)
+    if not storage.volume.is_local:
+        pytest.skip("on a network file system other programs have to leave the file alone")
+    upload(storage, b"f", b"")
+    appender = process(_APPENDER, str(root / "f"), opened)
+    assert appender.stdout and appender.stdout.readline() == b"begun\n"
+    ours = [b"H-%d-%s\n" % (number, b"x" * (IN_MEMORY + number * 99_999)) for number in range(12)]
+    for number, line in enumerate(ours):
+        made = append(storage, b"f", line, key=b"%d" % number)
+        assert (root / "f").read_bytes()[: made.size].endswith(line)
+        assert append(storage, b"f", line, key=b"%d" % number) == made
+    (root / "f.end").touch()
+    count = int(appender.communicate(timeout=PATIENCE)[0])
+    lines = read(storage, b"f").splitlines(keepends=True)
+    assert [line for line in lines if line.startswith(b"H")] == ours
+    theirs = [line for line in lines if not line.startswith(b"H")]
+    assert theirs == [b"E-%07d\n" % number for number in range(1, count + 1)]
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 def test_lines_that_others_append_meanwhile_and_ours_are_all_there(
     storage: Storage, root: Path, grouped: bool
@@ -528,10 +564,12 @@ def staged(storage: Storage, content: bytes, **how: Any) -> Append:
 
 
 @both_kinds
+@pytest.mark.parametrize("size", [4, IN_MEMORY + 10], ids=["small", "large"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_line_of_others_in_the_middle_of_an_append_is_kept(
-    storage: Storage, root: Path, moment: str
+    storage: Storage, root: Path, moment: str, size: int
 ) -> None:
+    ours = b"new\n".rjust(size, b".")
     upload(storage, b"f", b"old\n")
     real = os.writev
 
@@ -543,14 +581,15 @@ def test_a_line_of_others_in_the_middle_of_an_append_is_kept(
             sh("echo external >> f")(root)
         return written
 
-    pending = staged(storage, b"new\n", key=b"key")
+    pending = staged(storage, ours, key=b"key")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "writev", writev)
         result = pending.commit()
-    content = b"old\nexternal\nnew\n" if moment == "before" else b"old\nnew\nexternal\n"
+    external = b"external\n"
+    content = b"old\n" + (external + ours if moment == "before" else ours + external)
     assert read(storage, b"f") == (root / "f").read_bytes() == content
     assert content[: result.size].endswith(b"new\n")
-    assert append(storage, b"f", b"new\n", key=b"key") == result
+    assert append(storage, b"f", ours, key=b"key") == result
     file = opened(storage, b"f")
     assert storage.recall(file).lines in (None, 3)
     assert (file.version.tag == result.tag) == (file.version.size == result.size)
@@ -738,7 +777,7 @@ def test_each_of_a_group_has_its_own_outcome(storage: Storage) -> None:
         staged(storage, b"3\n", check=given_up),
         staged(storage, b"4\n", expected=4),
         staged(storage, b"5\n", key=b"key"),
-        staged(storage, b"6\n", key=b"key"),
+        staged(storage, b"5\n", key=b"key"),
         staged(storage, b""),
     ]
     late = staged(storage, b"7\n")
@@ -788,6 +827,28 @@ def test_of_a_group_that_does_not_fit_what_fits_is_made(
         assert made == [True, False, False, True]
         assert read(storage, b"f") == (root / "f").read_bytes() == b"old\n1\n2\n"
     assert isinstance(storage.begin_append(b"f", anything, key=b"big"), Append)
+
+
+@both_kinds
+def test_where_there_is_no_room_to_settle_the_keys_of_a_group_are_kept(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"old\n")
+    real, full = storage.records.write, [True]
+
+    def write(fd: int, record: Record) -> None:
+        if record.pending is None and full:
+            full.pop()
+            raise OSError(errno.ENOSPC, "full")
+        real(fd, record)
+
+    monkeypatch.setattr(storage.records, "write", write)
+    bodies = [b"1\n", b"2\n", b"3\n"]
+    made = storage.commit(b"f", [staged(storage, body, key=body) for body in bodies])
+    assert all(isinstance(result, Version) for result in made)
+    for body in bodies:
+        append(storage, b"f", body, key=body)
+    assert read(storage, b"f") == b"old\n1\n2\n3\n"
 
 
 @both_kinds

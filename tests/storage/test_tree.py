@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from httpnas.storage.errors import (
     NameTaken,
     NoSuchFile,
     NotAFolder,
+    NotFreed,
     OtherFileSystem,
     Reserved,
     StorageError,
     StorageGone,
 )
-from httpnas.storage.locks import BUCKETS, NameLocks
+from httpnas.storage.locks import BUCKETS, Locked, NameLocks, all_buckets
 from httpnas.storage.store import Storage
 from httpnas.storage.workspace import _MOST_ALIVE
 from tests.harness import wait_until
@@ -51,6 +53,7 @@ from tests.storage.steps import (
     upload,
     with_another_lock,
 )
+from tests.storage.users import User, needs_root
 
 
 @pytest.fixture(params=["renameat2", "no renameat2"])
@@ -265,10 +268,10 @@ def test_a_file_is_not_lost_when_both_names_become_one_in_the_middle(
             os.link(root / "a" / "f", root / "other")
         real = storage.root.make_parent
 
-        def late(name: bytes, sync: bool, real: Any = real) -> int:
+        def late(*args: Any, real: Any = real) -> int:
             monkeypatch.setattr(storage.root, "make_parent", real)
             os.rename(root / "a", root / "b")  # so that a/f and b/f are one
-            return int(real(name, sync))
+            return int(real(*args))
 
         monkeypatch.setattr(storage.root, "make_parent", late)
         with pytest.raises(NoSuchFile):
@@ -315,10 +318,10 @@ def test_a_source_swapped_with_a_link_moves_nothing_from_outside(
     upload(storage, b"f", b"inside")
     real = storage.root.make_parent
 
-    def late(name: bytes, sync: bool) -> int:
+    def late(*args: Any) -> int | None:
         (root / "f").unlink()
         (root / "f").symlink_to("../outside")
-        return real(name, sync)
+        return real(*args)
 
     monkeypatch.setattr(storage.root, "make_parent", late)
     outcome(lambda: storage.move(b"f", b"g", anything))
@@ -331,7 +334,7 @@ def test_a_source_swapped_with_a_link_moves_nothing_from_outside(
 def test_a_move_to_another_file_system_is_refused(storage: Storage, root: Path) -> None:
     upload(storage, b"f", b"content")
     (root / "d").mkdir()
-    storage.root.device += 1
+    storage.root.mount = storage.root.mount._replace(device=0)
     with pytest.raises(OtherFileSystem):
         storage.move(b"f", b"d/f", anything)
     assert read(storage, b"f") == b"content"
@@ -464,20 +467,152 @@ def test_a_tree_of_any_depth_is_reclaimed_with_few_descriptors(
 def test_what_can_not_be_reclaimed_does_not_keep_the_rest(
     storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [b"d/a/f", b"d/b/stuck", b"d/c/f"]:
+    for name in [b"d/a/f", b"d/b/f", b"d/b/stuck", b"d/b/z", b"d/b/x/f", b"d/c/f"]:
         upload(storage, name, b"content")
     real = os.unlink
 
     def unlink(name: Any, **kwargs: Any) -> None:
-        if name == "stuck":
+        if name == b"stuck":
             raise PermissionError(1, "not permitted")
         real(name, **kwargs)
 
     monkeypatch.setattr(os, "unlink", unlink)
-    remove(storage, b"d")
+    with pytest.raises(NotFreed, match=r"^1 entries .*'stuck': not permitted"):
+        remove(storage, b"d")
     assert names(storage) == []
     left = [path for path in runs_of(root).rglob("*") if path.is_file()]
     assert sorted(path.name for path in left) == ["lease", "stuck"]
+
+
+@needs_root
+def test_all_is_freed_but_what_another_user_has_and_that_is_told_until_it_is(root: Path) -> None:
+    def as_user() -> tuple[list[str], list[str]]:
+        told, storage = [], Storage(".", durable=False)
+        aside = storage.remove(b"d", anything)
+        assert aside is not None
+        for steps in (storage.reclaim(aside), Storage(".", durable=False).reclaim_abandoned()):
+            told.append(str(outcome(partial(sum, (0 for _ in steps)))))
+        left = [path.name for path in runs_of(Path(".")).rglob("*") if path.name != "lease"]
+        storage.close()
+        again = Storage(".", durable=False)
+        told.append(str(outcome(partial(sum, (0 for _ in again.reclaim_abandoned())))))
+        again.close()
+        return told, left
+
+    root.chmod(0o777)
+    for number, (folder, bits, owner) in enumerate(
+        [("mine", 0o755, 2000), ("still", 0o555, 2000), ("shut", 0, 2000), ("other", 0o755, 3000)]
+    ):
+        deep = root / "d" / folder / "deep"
+        deep.mkdir(parents=True)
+        for path in (deep / "f", root / "d" / folder / f"f{number}"):
+            path.touch()
+            os.chown(path, owner, owner)
+        for path in (deep, deep.parent):
+            os.chown(path, owner, owner)
+            path.chmod(bits)
+    os.chown(root / "d", 2000, 2000)
+    told, left = User(2000, 2000).does(root, as_user)
+    assert "'deep': Permission denied" in told[0] or "'f3': Permission denied" in told[0]
+    assert told[1] == "0"  # its daemon is alive
+    assert "Permission denied" in told[2]
+    assert {name for name in left if name.startswith("f") and "-" not in name} == {"f", "f3"}
+    assert [name for name in left if name in ("mine", "still", "shut")] == []
+
+    last = Storage(str(root), durable=False)
+    assert list(last.reclaim_abandoned())
+    assert leftovers(root) == []
+    last.close()
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSPC, errno.EINVAL, errno.EACCES])
+@pytest.mark.parametrize("create_only", [True, False])
+def test_what_is_refused_leaves_no_new_folder(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch, code: int, create_only: bool
+) -> None:
+    upload(storage, b"f", b"content")
+    (root / "there").mkdir()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "rename", fail)
+    monkeypatch.setattr("httpnas.storage.upload.name_new", fail)
+    monkeypatch.setattr("httpnas.storage.tree.rename_new", fail)
+    for folder in [b"new/a/b", b"there/a"]:
+        with pytest.raises(StorageError):
+            upload(storage, folder + b"/f", b"new", create_only=create_only)
+        with pytest.raises(StorageError):
+            storage.move(b"f", folder + b"/f", anything, create_only)
+    assert names(storage) == [b"f", b"there"]
+    assert os.listdir(root / "there") == []
+
+
+def test_what_waited_for_a_lock_in_vain_leaves_no_new_folder(storage: Storage) -> None:
+    storage.locks._timeout = 0
+    upload(storage, b"f", b"content")
+    others = NameLocks(storage.workspace.locks)
+    with closing(others.claim()) as claim:
+        claim.take(all_buckets())
+        for act in [
+            lambda: upload(storage, b"new/a/f", b"new"),
+            lambda: storage.move(b"f", b"new/a/f", anything),
+        ]:
+            assert type(outcome(act)) is Contended
+    assert names(storage) == [b"f"]
+
+
+def test_of_many_new_folders_a_call_makes_only_some_and_all_go_again_when_refused(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = os.mkdir
+
+    def mkdir(*args: Any, **kwargs: Any) -> None:
+        real(*args, **kwargs)
+        made.append(1)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    deep = b"/".join([b"d"] * 450)
+    for check in [anything, only("none")]:
+        begun = storage.begin_upload(deep + b"/f", anything)
+        calls = 0
+        with closing(begun), closing(begun.claim()) as claim:
+            while True:
+                made.clear()
+                calls += 1
+                try:
+                    begun.publish(check, claim=claim)
+                except Locked:
+                    assert len(made) == 100
+                    continue
+                except Refused:
+                    assert check is not anything
+                break
+        assert calls == 5
+        if check is anything:
+            assert read(storage, deep + b"/f") == b""
+            remove(storage, b"d")
+    assert names(storage) == []
+
+
+def test_a_folder_on_the_way_that_somebody_removes_is_made_again(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", b"content")
+    real = os.rename
+    removed: list[bool] = []
+
+    def rename(*args: Any, **kwargs: Any) -> None:
+        if not removed:
+            (root / "new/a").rmdir()
+            removed.append(True)
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "rename", rename)
+    storage.move(b"f", b"new/a/f", anything)
+    assert removed
+    assert read(storage, b"new/a/f") == b"content"
 
 
 # What other daemons leave behind

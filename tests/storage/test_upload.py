@@ -18,6 +18,7 @@ from httpnas.storage.errors import (
     NameTaken,
     NotAFolder,
     NotPermitted,
+    OtherFileSystem,
     OutOfDescriptors,
     StorageAway,
     StorageBroken,
@@ -389,8 +390,8 @@ def test_the_entry_of_each_new_folder_is_synced(
     upload(durable, b"a/b/f", b"content")
     assert events == [
         ("mkdir", "./a"),
-        ("fsync", "."),
         ("mkdir", "a/b"),
+        ("fsync", "."),
         ("fsync", "a"),
         ("fsync", "temporary"),
         ("rename", "a/b/f"),
@@ -628,3 +629,31 @@ def test_the_probe_tells_whether_the_root_can_be_written_to(storage: Storage, ro
         Faults(patch, "open", 1, errno.EROFS)
         with pytest.raises(NotPermitted):
             storage.volume.probe()
+
+
+def test_an_upload_to_another_quota_of_a_cephfs_is_refused_before_it_begins(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CephFS moves nothing from one quota to another (rename(2) gives EXDEV)."""
+    monkeypatch.setattr("httpnas.storage.mounts.kind", lambda device: "ceph")
+    for folder in ["team/deep", "free", "nothing"]:
+        (root / folder).mkdir(parents=True)
+    quotas = {(root / "team").stat().st_ino: b"1000000", (root / "nothing").stat().st_ino: b"0"}
+    real = os.getxattr
+
+    def getxattr(file: Any, name: str, **kwargs: Any) -> bytes:
+        if name != "ceph.quota.max_bytes":
+            return real(file, name, **kwargs)
+        if os.fstat(file).st_ino not in quotas:
+            raise OSError(errno.ENODATA, "no quota")
+        return quotas[os.fstat(file).st_ino]
+
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    storage = Storage(str(root), durable=False)
+    for name in [b"team/f", b"team/deep/f", b"team/deep/new/f"]:
+        with pytest.raises(OtherFileSystem):
+            storage.begin_upload(name, anything)
+    for name in [b"f", b"free/f", b"nothing/f", b"new/team/f"]:
+        upload(storage, name, b"content")
+    assert leftovers(root) == []
+    storage.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import ctypes
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,11 @@ from httpnas.storage import acl
 from tests.storage.steps import outcome
 
 T = TypeVar("T")
+
+#: _LINUX_CAPABILITY_VERSION_3 of capset(2).
+_CAPABILITIES_3 = 0x20080522
+
+codecs.lookup("ascii")  # other users may not be able to read where Python has it
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become other users")
 
@@ -56,6 +64,13 @@ class User:
         os.setresuid(self.uid, self.uid, self.uid)
         os.umask(self.umask)
         return call()
+
+
+def without_privileges() -> None:
+    """Let root be a user like others in this process, for good (capset(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capset(struct.pack("=Ii", _CAPABILITIES_3, 0), bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset failed")
 
 
 def listed(*entries: tuple[int, int, int]) -> bytes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from httpnas.storage import pagecache
 from httpnas.storage.errors import FileCutShort
 from httpnas.transfer import sender
 from httpnas.transfer.sender import (
     BLOCK,
     SLAB,
+    TURN,
     Chained,
     ConsumerGone,
     FileRange,
     Generated,
     Sender,
+    Source,
     Text,
 )
 
@@ -98,6 +102,9 @@ class Script:
     def read(self) -> bytes:
         assert self.disk.running, "read on the reactor thread"
         return self._next()
+
+    def stretch(self) -> None:
+        return None
 
     def _next(self) -> bytes:
         block = self.blocks.pop(0) if self.blocks else b""
@@ -388,3 +395,162 @@ def test_generated_blocks_are_made_in_threads_only() -> None:
         disk.complete()
     assert outcome == [None]
     assert consumer.written == b"ab"
+
+
+# The short way: from the file to the socket
+
+
+class Lender(Consumer):
+    """A consumer that lends one end of a pair of sockets; the test reads at the other.
+
+    What is written waits until :meth:`flush`, as in a transport.
+    """
+
+    lends_socket = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ours, self.theirs = socket.socketpair()
+        self.ours.setblocking(False)
+        self.theirs.settimeout(20)
+        self.waiting = b""
+        self.turns: list[int] = []
+        self.awaits_room = False
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.waiting += data
+
+    def borrow(self) -> int | None:
+        return None if self.waiting else self.ours.fileno()
+
+    def sent(self, count: int) -> None:
+        self.turns.append(count)
+
+    def await_room(self) -> None:
+        self.awaits_room = True
+
+    def flush(self) -> bytes:
+        """Play one turn of a reactor with a client that takes everything; return what came."""
+        came, self.waiting = self.waiting, b""
+        self.ours.setblocking(True)
+        for start in range(0, len(came), 1 << 16):
+            self.ours.sendall(came[start : start + (1 << 16)])
+            assert self.theirs.recv(1 << 16, socket.MSG_WAITALL | socket.MSG_PEEK)
+            self.theirs.recv(len(came[start : start + (1 << 16)]), socket.MSG_WAITALL)
+        self.ours.setblocking(False)
+        self.theirs.setblocking(False)
+        while True:
+            try:
+                came += self.theirs.recv(1 << 20)
+            except BlockingIOError:
+                break
+        if self.producer is not None and self.awaits_room:
+            self.awaits_room = False
+            self.producer.resumeProducing()
+        return came
+
+
+def _send(source: Source, consumer: Lender, disk: HandDisk) -> tuple[bytes, list[Any]]:
+    outcome: list[Any] = []
+    done = Sender(disk).beginFileTransfer(source, consumer)  # type: ignore[arg-type]
+    done.addBoth(outcome.append)
+    came = consumer.flush()
+    while not outcome or consumer.waiting:
+        if disk.waiting:
+            disk.complete()
+        came += consumer.flush()
+    came += consumer.flush()
+    return came, outcome
+
+
+_SPANS = st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE))
+
+
+@given(st.lists(st.tuples(st.binary(max_size=3), _SPANS), min_size=1, max_size=3))
+def test_texts_and_ranges_reach_the_socket_in_order_whichever_way_they_go(
+    file: tuple[int, bytes], pieces: list[tuple[bytes, tuple[int, int]]]
+) -> None:
+    fd, content = file
+    sources: list[Source] = []
+    expected = b""
+    for text, (first, wanted) in pieces:
+        length = min(wanted, SIZE - first)
+        sources += [Text(text), FileRange(fd, first, length)]
+        expected += text + content[first : first + length]
+    consumer = Lender()
+    came, outcome = _send(Chained(*sources), consumer, HandDisk())
+    assert outcome == [None]
+    assert came == expected
+    assert sum(consumer.turns) + len(consumer.written) == len(expected)
+
+
+def test_a_file_in_memory_goes_to_the_socket_by_the_kernel_in_turns_of_bounded_size(
+    file: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    real = os.sendfile
+
+    def sendfile(out: int, fd: int, offset: int, count: int) -> int:
+        asked.append(count)
+        return real(out, fd, offset, count)
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    consumer, disk = Lender(), HandDisk()
+    came, _ = _send(FileRange(file[0], 0, SIZE), consumer, disk)
+    assert came == file[1]
+    assert sum(consumer.turns) > SIZE - BLOCK
+    assert max(asked) <= TURN
+    assert disk.waiting == []
+
+
+@pytest.mark.parametrize(
+    "answer", [BlockingIOError(), OSError(errno.EINVAL, "no sendfile"), OSError(errno.EIO, "disk")]
+)
+def test_what_sendfile_refuses_once_is_sent_all_the_same(
+    file: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch, answer: OSError
+) -> None:
+    answers = [answer]
+    real = os.sendfile
+
+    def sendfile(*args: int) -> int:
+        if answers:
+            raise answers.pop()
+        return real(*args)
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    came, outcome = _send(FileRange(file[0], 0, SIZE), Lender(), HandDisk())
+    assert (came, outcome, answers) == (file[1], [None], [])
+
+
+def test_what_is_not_in_memory_never_goes_to_the_socket_on_the_reactor_thread(
+    file: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sendfile(*_: int) -> int:
+        raise AssertionError("waited for the disk on the reactor thread")
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    monkeypatch.setattr(pagecache, "cached", lambda *_: 0)
+    came, outcome = _send(FileRange(file[0], 0, SIZE), Lender(), HandDisk())
+    assert (came, outcome) == (file[1], [None])
+
+
+def test_a_file_cut_short_is_an_error_the_short_way_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(SLAB))
+    with path.open("rb") as opened:
+        came, outcome = _send(FileRange(opened.fileno(), 0, 2 * SLAB), Lender(), HandDisk())
+    assert came == bytes(SLAB)
+    assert isinstance(outcome[0].value, FileCutShort)
+
+
+def test_a_sender_that_waits_for_room_ends_when_it_is_stopped(file: tuple[int, bytes]) -> None:
+    consumer, outcome = Lender(), list[Any]()
+    sending = Sender(HandDisk())  # type: ignore[arg-type]
+    done = sending.beginFileTransfer(FileRange(file[0], 0, SIZE), consumer)  # type: ignore[arg-type]
+    done.addBoth(outcome.append)
+    assert consumer.awaits_room
+    sending.stopProducing()
+    sending.resumeProducing()
+    assert isinstance(outcome[0].value, ConsumerGone)
+    assert len(consumer.turns) == 1

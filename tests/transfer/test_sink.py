@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from httpnas.transfer.sink import HIGH_WATER, SLAB, Sink
+from httpnas.transfer.budget import Budget
+from httpnas.transfer.sink import HIGH_WATER, LITTLE_SLAB, LITTLE_WATER, SLAB, Sink
 
 
 class HandDisk:
@@ -54,13 +56,14 @@ class Producer:
 class Bench:
     """A sink between a hand-driven disk and a producer that only takes notes."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: float = inf) -> None:
         self.disk = HandDisk()
         self.written = b""
         self.slabs: list[int] = []
         self.error: Exception | None = None
         self.producer = Producer()
-        self.sink = Sink(self.disk, self._write)  # type: ignore[arg-type]
+        self.memory = Budget(memory)
+        self.sink = Sink(self.disk, self._write, self.memory)  # type: ignore[arg-type]
         self.sink.registerProducer(self.producer, True)
 
     def _write(self, chunks: Sequence[bytes]) -> None:
@@ -93,7 +96,7 @@ def test_little_is_not_written_before_the_end(bench: Bench) -> None:
     bench.sink.write(b"ab")
     bench.sink.write(b"c")
     assert bench.disk.waiting == []
-    assert outcome(bench.sink.finish()) == [[b"ab", b"c"]]
+    assert outcome(bench.sink.finish()) == [[b"abc"]]
     assert bench.disk.waiting == []
 
 
@@ -248,3 +251,34 @@ def test_abandon_keeps_quiet_about_failures_before_and_meanwhile(bench: Bench) -
     bench.disk.complete()
     assert abandoned == [None]
     assert outcome(bench.sink.abandon()) == [None]
+
+
+def test_without_memory_for_more_a_stalled_client_holds_little() -> None:
+    bench = Bench(memory=2 * HIGH_WATER - 1)
+    for _ in range(SLAB // 8192 - 1):
+        bench.sink.write(bytes(8192))
+        assert bench.held() < LITTLE_WATER + 8192
+        while bench.disk.waiting:
+            bench.disk.complete()
+    assert bench.held() < LITTLE_SLAB
+    assert bench.memory.taken == 0
+
+
+def test_without_memory_for_more_the_producer_is_paused_early_and_resumed() -> None:
+    bench = Bench(memory=0)
+    for _ in range(LITTLE_WATER // 8192):
+        bench.sink.write(bytes(8192))
+    assert bench.producer.events == ["pause"]
+    bench.disk.complete()
+    assert bench.producer.events == ["pause", "resume"]
+
+
+def test_the_memory_that_a_sink_borrows_is_given_back_when_it_is_closed() -> None:
+    bench = Bench(memory=2 * HIGH_WATER)
+    bench.sink.write(bytes(LITTLE_SLAB - 1))
+    assert bench.memory.taken == 0, "little costs nothing"
+    bench.sink.write(bytes(SLAB))
+    assert bench.memory.taken == HIGH_WATER
+    bench.sink.close()
+    bench.sink.close()
+    assert bench.memory.taken == 0

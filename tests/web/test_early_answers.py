@@ -524,6 +524,8 @@ async def test_a_client_that_vanishes_after_its_body_was_whole_has_stored_it(
         with Client(nas.port) as client:
             client.send(head(b"POST", b"f", 5) + b"whole")
             assert reached.wait(PATIENCE)
+            reset = struct.pack("ii", 1, 0)  # to close for writing alone is not to vanish
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
 
     await nas.in_thread(vanish)
     await nas.in_thread(wait_until, lambda: not nas.site.channels, "the connection to be gone")

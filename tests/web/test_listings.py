@@ -8,7 +8,7 @@ import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import pytest
 import pytest_twisted
@@ -163,7 +163,8 @@ async def test_html_is_sent_from_behind_the_slash_only(
         (nas.root / name).mkdir(parents=True)
     status, _, headers = await nas.fetch(method, path + query, headers=HTML, allow_redirects=False)
     assert status == 301
-    assert headers.getRawHeaders("Location") == [path + "/" + query.rstrip("?")]
+    leaf = path.removeprefix("/file/")
+    assert headers.getRawHeaders("Location") == [f"./{leaf}/{query.rstrip('?')}"]
     assert (await nas.fetch(method, path + "/" + query, headers=HTML))[0] == 200
     # The other forms have no links, and no need of that.
     assert (await nas.fetch(method, path, headers=JSON, allow_redirects=False))[0] == 200
@@ -379,7 +380,7 @@ async def test_what_vanishes_before_its_page_is_made_does_not_end_the_listing(
 def document(folder: Folder, query: str) -> dict[str, Any]:
     """Return the JSON that a client gets for *query*."""
     page = listings._page(query.encode(), "json")
-    pieces = listings._pieces("json", b"", folder, page, frozenset())
+    pieces = listings._pieces("json", b"", folder, page)
     found: dict[str, Any] = json.loads(b"".join(pieces))
     return found
 
@@ -493,8 +494,8 @@ async def test_by_size_a_folder_is_read_once_and_only_a_page_is_opened_in_pool_t
     monkeypatch.undo()
     assert names(page) == ["f00", "f01", "f02"]
     assert looked == [b"f00", b"f01", b"f02", b"f03"]
-    # Read once, each stat'ed once; look stats what is on the page twice more.
-    assert len(threads) == 1 + 2 + 2
+    # Read once, each stat'ed once; look stats what is on the page once more.
+    assert len(threads) == 1 + 2 + 1
     assert threading.main_thread() not in threads
 
 
@@ -543,16 +544,47 @@ async def test_every_name_can_be_told_and_followed(nas: Nas, folder: str) -> Non
     text = (await nas.fetch("GET", path))[1].decode()
     assert text == "".join(f"{name}\n" for name in expected)
     _, page, headers = await nas.fetch("GET", path, headers=HTML)
-    assert headers.getRawHeaders("Content-Security-Policy") == ["default-src 'none'"]
+    policy = ["default-src 'none'; frame-ancestors 'none'"]
+    assert headers.getRawHeaders("Content-Security-Policy") == policy
     html = Links(page)
     assert html.elements == {"html", "head", "meta", "title", "body", "h1", "pre", "a"}
     links = html.links[1:] if folder else html.links
     assert [text for _, text in links] == expected
     for href, text in links:
-        url = urljoin(nas.url + path, href)
-        assert url.startswith(nas.url + path)
-        status, content, _ = await nas.fetch("GET", url.removeprefix(nas.url))
-        assert (status, content.decode()) == (200, text)
+        # As it is resolved, and as rclone and fsspec put addresses together again from names.
+        resolved = urljoin(nas.url + path, href).removeprefix(nas.url)
+        for target in (resolved, path + href, rebuilt(path, text)):
+            status, content, _ = await nas.fetch("GET", target)
+            assert (status, content.decode()) == (200, text)
+        assert resolved.startswith(path) and "/" not in unquote(resolved.removeprefix(path))
+
+
+def rebuilt(path: str, name: str) -> str:
+    """Return an address as Go writes it, which has a dot before what looks like a scheme."""
+    return f"{path}./{quote(name)}" if ":" in name else path + quote(name)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_with_the_name_of_a_verb_can_be_followed(nas: Nas) -> None:
+    for verb in ("wc", "mv"):
+        (nas.root / "d" / verb).mkdir(parents=True)
+        (nas.root / "d" / verb / "f").write_bytes(b"x")
+        assert names(await listed(nas, f"/file/d/{verb}/")) == ["f"]
+        assert names(await listed(nas, f"/file/d/{verb}")) == ["f"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_verb_means_what_it_did_where_no_file_has_its_name(nas: Nas) -> None:
+    (nas.root / "d/e").mkdir(parents=True)
+    (nas.root / "d/f").write_bytes(b"1\n2\n")
+    assert (await nas.fetch("GET", "/file/d/f/wc"))[:2] == (200, b"2")
+    for path, status in (("d/wc", 409), ("d/mv", 405), ("d/f/mv", 405), ("none/mv", 404)):
+        assert (await nas.fetch("GET", f"/file/{path}"))[0] == status, path
+    (nas.root / "d/wc").write_bytes(b"a file\n")
+    assert (await nas.fetch("GET", "/file/d/wc/wc"))[:2] == (200, b"1")
+    assert (await nas.fetch("DELETE", "/file/d/wc"))[0] == 405
+    assert (await nas.fetch("PUT", "/file/d/mv", data=b'{"path": "g"}'))[0] == 200
+    assert (nas.root / "g/f").exists()
 
 
 @pytest_twisted.ensureDeferred
@@ -680,3 +712,38 @@ async def test_what_vanishes_during_a_listing_is_left_out(
     page = await listed(nas, "/file/")
     monkeypatch.undo()
     assert names(page) == ["a", "c"]
+
+
+#: The edges of what formats can say (years 1, 9999, 275760), and of what a file system can.
+FAR = [-(2**63), -(2**40), -62135596801, 253402300800, 8640000000001, 2**63 - 1]
+
+
+@pytest.mark.parametrize("mtime", FAR)
+@pytest_twisted.ensureDeferred
+async def test_a_file_of_any_time_is_listed_sent_and_changed(mtime: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as made:  # ext4 cuts times off
+        nas = Nas(Path(made) / "root")
+        try:
+            for name in ("f", "g"):
+                (nas.root / name).write_bytes(b"x")
+                os.utime(nas.root / name, (mtime, mtime))
+            for by in ("name", "size", "mtime"):
+                page = await listed(nas, f"/file/?sort={by}&limit=1")
+                rest = await listed(nas, f"/file/?sort={by}&after={quote(page['next'], safe='')}")
+                assert names(page) + names(rest) == ["f", "g"]
+                assert page["entries"][0]["mtime"] == float(mtime)
+            assert len(Links((await nas.fetch("GET", "/file/", headers=HTML))[1]).links) == 2
+            for method, path, body in (
+                ("GET", "/file/f", None),
+                ("GET", "/files/f", None),
+                ("GET", "/file/f/wc", None),
+                ("PUT", "/file/f", b"x"),
+                ("PUT", "/file/g/mv", b'{"path": "h"}'),
+                ("GET", "/file/h", None),
+                ("POST", "/file/h", b"x"),
+                ("DELETE", "/file/h", None),
+            ):
+                status, said, _ = await nas.fetch(method, path, data=body)
+                assert status == 200, (method, path, said)
+        finally:
+            await nas.stop()

@@ -619,7 +619,8 @@ def test_a_form_without_a_good_boundary_is_broken(content_type: bytes) -> None:
     [
         ("", None),
         ('; name="file"', None),
-        ("; filename*=UTF-8''x", None),
+        ("; filename*=UTF-8''x", "x"),
+        ("; filename=\"=?utf-8?B?w6kudHh0?=\"; filename*=utf-8''%C3%A9.txt", "é.txt"),
         ('; name="a; filename=b"', None),
         ('; filename=""', ""),
         ("; filename=", ""),

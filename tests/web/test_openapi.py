@@ -137,7 +137,8 @@ def test_examples_are_what_their_schemas_say() -> None:
 
 def routes(nas: Nas) -> set[tuple[str, str]]:
     """Return rule and method of all that the daemon does."""
-    rules = nas.site.resource._app.url_map.iter_rules()
+    route: Any = nas.site.route
+    rules = route.__self__._app.url_map.iter_rules()
     return {
         (rule.rule, method)
         for rule in rules
@@ -354,6 +355,7 @@ REFUSED: list[Row] = [
     (400, "POST", NAME, "new", ["Content-Digest: sha-256=:AAAA:"], "x"),
     (400, "POST", NAME, "new", ["Content-MD5: AAAAAAAAAAAAAAAAAAAAAA=="], "x"),
     (400, "PUT", NAME, "empty.txt", ["Upload-Offset: -1"], "x"),
+    (400, "PUT", NAME, "empty.txt", ["Content-Range: bytes 5-5/6"], "x"),
     (400, "PUT", NAME, "empty.txt", ["Idempotency-Key:"], "x"),
     (400, "PUT", NAME, "empty.txt", ["Content-Type: application/json"], "[]"),
     (400, "PUT", MOVE, "empty.txt", [], '{"path": "../up"}'),
@@ -380,6 +382,8 @@ REFUSED: list[Row] = [
     (409, "POST", NAME, "empty.txt%2Fbelow", [], "x"),
     (409, "PUT", NAME, "empty.txt", ["Upload-Offset: 9"], "x"),
     (409, "PUT", NAME, "demo", [], "x"),
+    (409, "POST", NAME, "new/", [], "x"),
+    (409, "DELETE", NAME, "empty.txt/", [], ""),
     (409, "PUT", MOVE, "demo", [], '{"path": "demo/within"}'),
     (409, "GET", COUNT, "demo", [], ""),
     (409, "GET", SAVE, "demo", [], ""),
@@ -397,6 +401,8 @@ REFUSED: list[Row] = [
     (415, "POST", NAME, "new", ["Content-Encoding: gzip"], "x"),
     (415, "PUT", NAME, "empty.txt", ["Content-Encoding: br"], "x"),
     (415, "PUT", MOVE, "empty.txt", ["Content-Encoding: gzip"], "{}"),
+    (415, "POST", NAME, "new", [FORM_TYPE], A_FILE % "new" + "--b--"),
+    (415, "PUT", NAME, "empty.txt", [FORM_TYPE], A_FILE % "new" + "--b--"),
     (415, "POST", FORM, "", ["Content-Type: text/plain"], "x"),
     (415, "POST", FORM, "", [FORM_TYPE, "Content-Encoding: gzip"], "x"),
     (416, "GET", NAME, "untyped", ["Range: bytes=1000-"], ""),
@@ -462,6 +468,15 @@ async def test_what_is_done_is_answered_as_the_document_tells(strict: Nas, row: 
     assert {kind, "*/*"} & content.keys()
     if kind == "application/json":
         validator(content[kind]["schema"]).validate(json.loads(answer[2]))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_for_another_body_is_refused_as_the_document_tells(strict: Nas) -> None:
+    for body, status in (("x", 200), ("y", 422)):
+        sent = request_of("PUT", NAME, "empty.txt", ["Idempotency-Key: once"], body)
+        answer = await answered(strict, sent)
+        assert answer[0] == status
+    refusal_is_told("PUT", NAME, answer)
 
 
 @rows(REFUSED)

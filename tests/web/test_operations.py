@@ -26,6 +26,7 @@ from httpnas.storage.volume import Space
 from httpnas.transfer import disk as disk_module
 from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, connect, logged, receive_all, wait_until
+from tests.private import own
 
 DASHBOARD = Path(__file__).parents[2] / "k8s" / "grafana-dashboard.json"
 
@@ -230,6 +231,22 @@ async def test_a_full_storage_is_ready_as_it_can_still_be_emptied(
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_daemon_that_may_not_take_locks_is_not_ready_and_says_why(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the lock files belong to another user, and every change is 403."""
+    await nas.fetch("POST", "/file/f", data=b"x")
+    real = os.access
+    locks = {lock.name for lock in own(nas.root, "locks").iterdir()}
+    monkeypatch.setattr(
+        os, "access", lambda name, *a, **k: name not in locks and real(name, *a, **k)
+    )
+    status, answer = await ask(nas, "/ready")
+    assert status == 503
+    assert "lock files of another user" in answer["reasons"][0]
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_failure_of_the_storage_is_in_the_log(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +257,28 @@ async def test_a_failure_of_the_storage_is_in_the_log(
     with logged() as events:
         assert (await nas.fetch("POST", "/file/f", data=b"x"))[0] == 503
     assert "the storage failed: Stale file handle" in map(formatEvent, events)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_removed_folder_keeps_is_in_the_log_and_in_the_metrics(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nas.root / "d").mkdir()
+    (nas.root / "d" / "stuck").touch()
+    real = os.unlink
+
+    def unlink(name: Any, **kwargs: Any) -> None:
+        if name == b"stuck":
+            raise PermissionError(1, "not permitted")
+        real(name, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with logged() as events:
+        assert (await nas.fetch("DELETE", "/file/d"))[0] == 200
+        await nas.in_thread(wait_until, lambda: nas.disk.faults, "the folder to be reclaimed")
+    assert any("'stuck': not permitted); the next start" in formatEvent(e) for e in events)
+    assert (await series(nas))['httpnas_storage_errors_total{error="NotFreed"}'] == 1
+    assert (await ask(nas, "/ready"))[0] == 200
 
 
 # Metrics
@@ -406,7 +445,7 @@ async def test_what_prometheus_wants_to_know_of_a_process_is_there(nas: Nas) -> 
     found = await series(nas)
     assert found["process_resident_memory_bytes"] > 1 << 20
     assert found["process_open_fds"] > 3
-    assert any(key.startswith("python_info{") for key in found)
+    assert any(key.startswith("python_gc_") for key in found)
     assert any(key.startswith("python_gc_collections_total{") for key in found)
     assert found["httpnas_draining"] == 0
 

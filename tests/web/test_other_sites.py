@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.harness import Nas, talk, twistd
+from tests.harness import Nas, Twistd, talk, twistd
 
 FRIEND = "https://friend.example"
 
@@ -164,3 +164,41 @@ def test_the_options_reach_the_daemon(tmp_path: Path) -> None:
         assert b"Access-Control-Allow-Origin: http://x.example:81\r\n" in answer
         assert b"bytes are free, and 9895604649984000 should be." in answer
         assert talk(daemon.port, [request % (b"/", b"foe")]).startswith(b"HTTP/1.1 421 ")
+
+
+REBOUND = (b"nas.foe.example", b"foe.example:3000", b"localhost.foe.example", b"0.0.0.0", b"")
+OWN = (b"localhost", b"LocalHost:3000", b"127.0.0.1:1", b"[::1]:3000", b"127.0.0.2")
+
+
+def answers(daemon: Twistd, host: bytes) -> list[int]:
+    """Return the statuses of an upload to *host*, and of a probe."""
+    upload = b"POST /file/f HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
+    probe = b"GET /health HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+    told = [talk(daemon.port, [request % host]) for request in (upload, probe)]
+    return [int(answer.split()[1]) for answer in told]
+
+
+def test_a_site_whose_name_leads_to_loopback_can_not_use_the_daemon(tmp_path: Path) -> None:
+    more = "--listen=tcp:0:interface=127.0.0.2"
+    with twistd(tmp_path / "root", more, env={"HTTPNAS_HOSTS": ""}) as daemon:
+        assert {host: answers(daemon, host) for host in REBOUND} == {
+            key: [421, 200] for key in REBOUND
+        }
+        assert not (daemon.root / "f").exists()
+        assert {host: answers(daemon, host) for host in OWN} == {key: [200, 200] for key in OWN}
+
+
+@pytest.mark.parametrize(
+    "options", [("--hosts=*",), ("--listen=tcp:0:interface=0.0.0.0",), ("--listen=unix:socket",)]
+)
+def test_where_more_than_loopback_leads_here_any_name_may(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with twistd(tmp_path / "root", *options, env={"HTTPNAS_HOSTS": ""}) as daemon:
+        assert answers(daemon, b"nas.example") == [200, 200]
+
+
+def test_named_hosts_are_the_only_ones_on_loopback_too(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", "--hosts=nas.example", env={"HTTPNAS_HOSTS": ""}) as daemon:
+        assert answers(daemon, b"nas.example") == [200, 200]
+        assert answers(daemon, b"localhost") == [421, 200]

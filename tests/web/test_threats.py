@@ -16,7 +16,7 @@ import pytest_twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from httpnas.storage import append, content, upload
+from httpnas.storage import content, group, staging, upload
 from httpnas.storage.root import Root
 from httpnas.storage.store import Storage
 from tests.harness import Nas, connect
@@ -298,7 +298,7 @@ async def test_a_redirect_injects_no_header(nas: Nas, target: bytes) -> None:
     assert "x-injected" not in answer.headers
     if answer.status == 301:
         location = answer.headers["location"]
-        assert location.isascii() and location.startswith("/file/")
+        assert location.isascii() and location.startswith("./")
         assert re.fullmatch(r"[!-~]+", location)
 
 
@@ -312,7 +312,19 @@ async def test_no_stored_content_runs_in_a_browser(nas: Nas, name: str) -> None:
     for fields in ((), (b"Range: bytes=0-9",), (b"Range: bytes=0-0,2-2",), (b"If-None-Match: *",)):
         answer = await ask(nas, b"GET", f"/file/{name}".encode(), *fields)
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        policy = answer.headers["content-security-policy"]
+        assert re.match(r"sandbox(?: allow-same-origin)?; default-src 'none'(?:;|\Z)", policy)
+        assert "script" not in policy and "form" not in policy
+        assert "same-origin" not in policy or name in ("evil.html", "evil.svg", "evil.xhtml")
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.webm", "x.mp3", "x.wav"])
+@pytest_twisted.ensureDeferred
+async def test_stored_media_may_load_itself_and_nothing_else(nas: Nas, name: str) -> None:
+    await nas.fetch("POST", f"/file/{name}", data=b"x")
+    answer = await ask(nas, b"GET", f"/file/{name}".encode())
+    policy = "sandbox allow-same-origin; default-src 'none'; media-src 'self'"
+    assert answer.headers["content-security-policy"] == policy
 
 
 # Other sites' pages
@@ -356,6 +368,24 @@ async def test_other_sites_may_read_but_not_change(
     (nas.root / "f").write_bytes(b"x")
     answer = await ask(nas, b"GET", b"/file/f", b"Host: nas.example:3000", *fields)
     assert (answer.status, answer.body) == (200, b"x")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (b"nas.lan:80", b"http://nas.lan"),
+        (b"NAS.lan", b"http://nas.lan"),
+        (b"nas.lan:", b"http://nas.lan"),
+        (b"nas.lan:443", b"https://nas.lan"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_the_daemons_own_pages_may_change_things_however_the_host_is_spelled(
+    nas: Nas, host: bytes, origin: bytes
+) -> None:
+    fields = (b"Host: " + host, b"Origin: " + origin)
+    answer = await ask(nas, b"POST", b"/file/f", *fields, body=b"x")
+    assert answer.status == 200
 
 
 # Storage in trouble
@@ -410,8 +440,9 @@ async def test_a_failed_write_is_told_and_leaves_the_old_content(
     (nas.root / "g").write_bytes(b"g")
     data = bytes(5 << 20) if after else b"data"
     for method in ("POST", "PUT"):
-        for module in (upload, append):
+        for module in (upload, group, staging):
             monkeypatch.setattr(module, "write_all", failing(code, after))
+        monkeypatch.setattr(group, "append_all", failing(code, after))
         await check_trouble(nas, status, method, data=data)
         assert (await nas.fetch("GET", "/file/f"))[1] == b"old"
         assert (nas.root / "f").read_bytes() == b"old"
@@ -526,7 +557,7 @@ async def test_a_body_larger_than_allowed_is_refused(tmp_path: Path) -> None:
         (b"Get", b"/file/f", 501),
         (b"GET", b"http://localhost/file/f", 200),
         (b"GET", b"HTTP://other.example:80/file/f", 200),
-        (b"GET", b"https://user:secret@other.example/file/f", 200),
+        (b"GET", b"https://user:secret@other.example/file/f", 400),
         (b"GET", b"http://localhost", 200),
         (b"GET", b"http:///file/f", 404),
         (b"GET", b"ftp://localhost/file/f", 404),

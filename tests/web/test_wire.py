@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.testing import StringTransport
 
 from httpnas.storage.append import Append
 from httpnas.storage.version import Check, Version
+from httpnas.web.server.channel import StreamingChannel
+from httpnas.web.server.head import Head
 from httpnas.web.server.request import Ending, StreamingRequest
-from tests.harness import Client, Nas, wait_until
+from tests.harness import Client, Nas, logged, wait_until
 
 HOST = b"Host: nas\r\n"
 HEALTH = b"GET /file HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -348,6 +352,14 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "chunk ended by LF": (400, bad_chunk(b"5\r\nhello\n0\r\n\r\n")),
     "chunk extension with LF": (400, bad_chunk(b"5;a\nb\r\nhello\r\n0\r\n\r\n")),
     "chunk extension without end": (400, bad_chunk(b"5;" + b"a" * 5000)),
+    "chunk extension of eight bits": (400, bad_chunk(b"5;a=\xe9\r\nhello\r\n0\r\n\r\n")),
+    "quoted chunk extension of eight bits": (
+        400,
+        bad_chunk(b'5;a="\xe9"\r\nhello\r\n0\r\n\r\n'),
+    ),
+    "trailer without a colon": (400, bad_chunk(b"0\r\nnonsense\r\n\r\n")),
+    "trailer without a name": (400, bad_chunk(b"0\r\n: b\r\n\r\n")),
+    "trailer with a blank before the colon": (400, bad_chunk(b"0\r\nA : b\r\n\r\n")),
     "bare LF in the trailers": (400, bad_chunk(b"0\r\nA: b\nC: d\r\n\r\n")),
     "trailers without end": (400, bad_chunk(b"0\r\n" + b"A: b\r\n" * 20_000)),
     "all lines end in LF": (400, with_host(CL).replace(b"\r\n", b"\n") + b"hello"),
@@ -409,6 +421,18 @@ REFUSED: dict[str, tuple[int, bytes]] = {
         414,
         head(CL, b"Host: nas", first=b"POST /file/f?%b HTTP/1.1" % (b"q" * 8200)) + b"hello",
     ),
+    "user in the target": (
+        400,
+        head(b"Host: nas", CL, first=b"POST http://me:secret@nas/file/f HTTP/1.1") + b"hello",
+    ),
+    "user in the target of another scheme": (
+        400,
+        head(b"Host: nas", CL, first=b"POST ftp://me:secret@nas/file/f HTTP/1.1") + b"hello",
+    ),
+    "user in a target without a scheme": (
+        400,
+        head(b"Host: nas", CL, first=b"POST me:secret@nas:80 HTTP/1.1") + b"hello",
+    ),
     "no version": (400, head(b"Host: nas", CL, first=b"POST /file/f") + b"hello"),
     "HTTP/0.9": (400, b"GET /file\r\n"),
     "HTTP/2.0": (400, head(b"Host: nas", CL, first=b"POST /file/f HTTP/2.0") + b"hello"),
@@ -424,6 +448,14 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "LF in the target": (400, head(b"Host: nas", CL, first=b"POST /file/f\n HTTP/1.1") + b"hello"),
     "no method": (400, head(b"Host: nas", CL, first=b" /file/f HTTP/1.1") + b"hello"),
     "odd method": (400, head(b"Host: nas", CL, first=b"PO(ST /file/f HTTP/1.1") + b"hello"),
+    "method of eight bits": (
+        400,
+        head(b"Host: nas", CL, first=b"P\xc3\x96ST /file/f HTTP/1.1") + b"hello",
+    ),
+    "version of eight bits": (
+        400,
+        head(b"Host: nas", CL, first=b"POST /file/f HTTP/1.\xb9") + b"hello",
+    ),
     "a TLS greeting": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n"),
     "two empty lines": (400, b"\r\n\r\n" + with_host(CL) + b"hello"),
 }
@@ -493,10 +525,10 @@ async def test_an_upload_ends_with_its_framing_and_not_with_its_connection(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nas.site.limits.linger = 1e6
-    logged: list[tuple[int, Ending]] = []
+    ended: list[tuple[int, Ending]] = []
 
     def observe(request: StreamingRequest) -> None:
-        logged.append((request.code, request.ending))
+        ended.append((request.code, request.ending))
 
     monkeypatch.setattr(nas.site.application, "request_ended", observe)
 
@@ -510,7 +542,7 @@ async def test_an_upload_ends_with_its_framing_and_not_with_its_connection(
             assert nas.site.channels, "it waits for the client to read the answer"
 
     await nas.in_thread(talk)
-    assert logged == [(400, Ending.REFUSED)]
+    assert ended == [(400, Ending.REFUSED)]
 
 
 @pytest.mark.parametrize(
@@ -563,9 +595,107 @@ async def test_an_error_before_any_route_is_a_problem_of_the_server(
     nas: Nas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(request: object) -> None:
-        raise RuntimeError("no resource")
+        raise RuntimeError("no route")
 
-    monkeypatch.setattr(nas.site, "getResourceFor", fail)
+    monkeypatch.setattr(nas.site, "route", fail)
     status, body, headers = await nas.fetch("GET", "/file")
     assert (status, json.loads(body)["status"]) == (500, 500)
     assert headers.getRawHeaders("content-type") == ["application/problem+json"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_at_sign_in_a_path_is_a_character_of_a_name(nas: Nas) -> None:
+    (nas.root / "a@b").write_bytes(b"x")
+
+    def talk() -> None:
+        with Client(nas.port) as client:
+            for target in (b"/file/a@b", b"http://nas/file/a@b"):
+                client.send(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, HOST))
+                assert brief(client.answer()) == (200, b"x")
+
+    await nas.in_thread(talk)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_user_of_a_target_is_not_logged(nas: Nas) -> None:
+    with logged() as events:
+        for target in (b"http://me:secret@nas/file/f", b"ftp://me:secret@nas/", b"me:secret@nas:1"):
+            await nas.talk(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, HOST))
+    assert events
+    assert "secret" not in repr(events)
+
+
+KEPT = b"GET %b HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_http_1_0_keeps_the_connection_if_asked_to(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(b"x")
+
+    def talk() -> None:
+        with Client(nas.port) as client:
+            for path in (b"/file/f", b"/file", b"/file/missing", b"/file/f"):
+                client.send(KEPT % path)
+                status, headers, _ = client.answer()
+                assert (status, headers["connection"]) == (
+                    404 if path.endswith(b"missing") else 200,
+                    "keep-alive",
+                )
+            client.send(b"GET /file/f HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n")
+            assert client.answer()[1]["connection"] == "close"
+            assert client.rest() == b""
+
+    await nas.in_thread(talk)
+
+
+@pytest_twisted.ensureDeferred
+async def test_http_1_0_is_told_the_end_of_an_answer_of_unknown_length_by_closing(nas: Nas) -> None:
+    for number in range(3):
+        (nas.root / f"{number}").touch()
+    answer = await nas.talk(KEPT % b"/file/" + KEPT % b"/file")
+    answer_head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"Connection: close" in answer_head.split(b"\r\n")
+    assert body == b"0\n1\n2\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_answer_tells_versions(nas: Nas) -> None:
+    for target in ("/file", "/nothing", "/file/missing", "/metrics"):
+        _, body, headers = await nas.fetch("GET", target)
+        assert headers.getRawHeaders("server") == ["httpnas"]
+        assert b"python_info" not in body
+
+
+# What an answer is
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_short_answer_is_one_write(nas: Nas, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nas.root / "f").write_bytes(b"x" * 4096)
+    writes: list[int] = []
+    real = StreamingChannel.write_head
+
+    def write(channel: StreamingChannel, *pieces: bytes) -> None:
+        writes.append(sum(map(len, pieces)))
+        real(channel, *pieces)
+
+    monkeypatch.setattr(StreamingChannel, "write_head", write)
+    monkeypatch.setattr(StreamingChannel, "write", write)
+
+    def talk() -> None:
+        with Client(nas.port) as client:
+            client.send(get("f"))
+            assert client.answer()[2] == b"x" * 4096
+
+    await nas.in_thread(talk)
+    assert len(writes) == 1 and writes[0] > 4096
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_field_of_an_answer_can_not_become_two(nas: Nas) -> None:
+    channel: Any = StreamingChannel(nas.site)
+    channel.makeConnection(StringTransport())
+    request = StreamingRequest(channel, Head(b"GET", b"/", b"HTTP/1.1", {}))
+    channel.connectionLost()
+    with pytest.raises(ValueError, match="one line"):
+        request.setHeader(b"Location", b"/\r\nSet-Cookie: a=b")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from httpnas.fields.names import BadName, decode_name, split_verb
+from httpnas.fields.names import BadName, decode_name, is_of_folder, split_verb
 from httpnas.files.content import entity_tag
 from httpnas.files.files import Files
-from httpnas.storage.errors import StorageError
+from httpnas.files.points import Verb
+from httpnas.storage.errors import IsFolder, NoSuchFile, StorageError
 from httpnas.storage.listing import Folder
+from httpnas.storage.root import refuse_private
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.answers import answer
 from httpnas.web.downloads import send_file
@@ -67,22 +69,41 @@ class FileDoor:
 
     async def download(self, request: Request) -> None:
         """Send a file, list a folder, or count lines."""
-        name, verb = _name(request, None, b"wc")
-        job = RequestJob(request)
-        if verb:
-            request.verb = "count"
-            answer(request, b"%d" % await self._files.lines(job, name))
+        name, verb = _name(request, None, *_VERBS)
+        if verb is None:
+            await self._send(request, name)
             return
-        async with self._files.open(job, name) as opened:
+        try:
+            await self._count(request, name, verb)
+        except IsFolder as error:
+            # No verb of GET is for folders, so it may be the name of a file in this one. The links
+            # of a listing lead here, and so do the addresses that crawlers make up from names.
+            try:
+                await self._send(request, name + b"/" + verb)
+            except NoSuchFile:
+                raise error if verb == b"wc" else _not_allowed(verb) from None
+
+    async def _count(self, request: Request, name: bytes, verb: bytes) -> None:
+        if verb == b"mv":
+            if await self._is_folder(request, name):
+                raise IsFolder("a folder has no verbs")
+            raise _not_allowed(verb)
+        request.verb = "count"
+        answer(request, b"%d" % await self._files.lines(RequestJob(request), name))
+
+    async def _send(self, request: Request, name: bytes) -> None:
+        request.name, request.verb = name, "download"
+        async with self._files.open(RequestJob(request), name) as opened:
             if isinstance(opened, Folder):
                 request.verb = "list"
-                await send_listing(self._files, request, name, opened, _VERBS)
+                await send_listing(self._files, request, name, opened)
             else:
                 await send_file(self._files, request, name, opened)
 
     async def upload(self, request: Request) -> None:
         """Create or replace a file."""
         name, _ = _name(request, None)
+        _refuse_what_is_no_file(request, name)
         admit(request, self._max_upload)
         version = await replace(self._files, request, name)
         request.setHeader(b"ETag", entity_tag(version))
@@ -91,10 +112,11 @@ class FileDoor:
     async def append(self, request: Request) -> None:
         """Append to a file, or move a file or folder."""
         name, verb = _name(request, None, b"mv")
-        if verb or _is_json(request):
+        if verb or _media_type(request) == b"application/json":
             request.verb = "move"
             await self._move(request, name)
             return
+        _refuse_what_is_no_file(request, name)
         admit(request, self._max_upload)
         version = await append(self._files, request, name)
         request.setHeader(b"ETag", entity_tag(version))
@@ -107,14 +129,30 @@ class FileDoor:
         async def target() -> bytes:
             return _target(await _document(request.body))
 
+        if _is_of_folder(request):
+            await self._require_folder(request, name)
         await self._files.move(RequestJob(request), name, target, request.conditions())
         answer(request)
 
     async def delete(self, request: Request) -> None:
         """Remove a file, or a folder with all in it."""
         name, _ = _name(request, None)
+        if _is_of_folder(request):
+            await self._require_folder(request, name)
         await self._files.remove(RequestJob(request), name, request.conditions())
         answer(request)
+
+    async def _is_folder(self, request: Request, name: bytes) -> bool:
+        async with self._files.open(RequestJob(request), name, Verb.LIST) as opened:
+            return isinstance(opened, Folder)
+
+    async def _require_folder(self, request: Request, name: bytes) -> None:
+        refuse_private(name)
+        if not await self._is_folder(request, name):
+            raise Problem(
+                Kind.NOT_A_FOLDER,
+                "The name ends in a slash, so it is a folder's, but this is a file.",
+            )
 
     async def options(self, request: Request) -> None:
         """List the methods of this path."""
@@ -128,6 +166,28 @@ class FileDoor:
         _name(request)
 
 
+def _is_of_folder(request: Request) -> bool:
+    """Tell whether the name of *request* can only be a folder's, as it ends in a slash."""
+    return bool(request.name) and is_of_folder(split_verb(_rest(request), _VERBS)[0])
+
+
+def _refuse_what_is_no_file(request: Request, name: bytes) -> None:
+    """Refuse to store a body under the name of a folder, and the envelope of a form as a file."""
+    if _is_of_folder(request):
+        refuse_private(name)
+        raise Problem(
+            Kind.IS_FOLDER,
+            "The name ends in a slash, so it is a folder's. Name a file in it, or leave out the "
+            "slash; folders are made as they are needed.",
+        )
+    if _media_type(request) == b"multipart/form-data":
+        raise Problem(
+            Kind.FORM_FOR_FILE,
+            "This path would store the form as it is: POST it to /files/ to store the files in it, "
+            "or send a file by itself, as curl -T does.",
+        )
+
+
 def _rest(request: Request) -> bytes:
     # The router takes any number of slashes before the door.
     return request.path.lstrip(b"/")[len(_DOOR) :]
@@ -138,12 +198,16 @@ def _name(request: Request, *verbs: bytes | None) -> tuple[bytes, bytes | None]:
     rest, verb = split_verb(_rest(request), _VERBS)
     request.name = name = decode_name(rest)
     if verb not in verbs:
-        raise Problem(
-            Kind.METHOD_NOT_ALLOWED,
-            "This path does not take this method; Allow lists those it takes.",
-            Allow=_METHODS[verb],
-        )
+        raise _not_allowed(verb)
     return name, verb
+
+
+def _not_allowed(verb: bytes | None) -> Problem:
+    return Problem(
+        Kind.METHOD_NOT_ALLOWED,
+        "This path does not take this method; Allow lists those it takes.",
+        Allow=_METHODS[verb],
+    )
 
 
 async def _document(body: Body) -> bytes:
@@ -159,9 +223,8 @@ async def _document(body: Body) -> bytes:
     return collected.bytes
 
 
-def _is_json(request: Request) -> bool:
-    media_type = (request.getHeader(b"Content-Type") or b"").partition(b";")[0]
-    return media_type.strip().lower() == b"application/json"
+def _media_type(request: Request) -> bytes:
+    return (request.getHeader(b"Content-Type") or b"").partition(b";")[0].strip().lower()
 
 
 def _target(document: bytes) -> bytes:

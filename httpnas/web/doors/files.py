@@ -9,7 +9,7 @@ from functools import partial
 from urllib.parse import quote
 
 from httpnas.fields.digests import expected_digests
-from httpnas.fields.names import BadName, check_name, decode_name
+from httpnas.fields.names import BadName, check_name, decode_name, is_of_folder
 from httpnas.fields.negotiation import listing_format
 from httpnas.files.files import Files
 from httpnas.storage.errors import IsFolder
@@ -37,7 +37,7 @@ _ACCEPTED = """<!DOCTYPE html>
 <head><meta charset="utf-8"><title>Stored</title></head>
 <body>
 <p>{message}</p>
-<p><a href="/">Back</a></p>
+<p><a href="{root}">Back</a></p>
 </body>
 </html>
 """
@@ -118,12 +118,13 @@ class FilesDoor:
                 "The digest of a form cannot be checked: POST to /file/NAME instead.",
             )
         await self._files.refuse_full(request.body.length)
-        return Parts(request.body, boundary)
+        return Parts(request.body, boundary, request.getHeader(b"User-Agent") or b"")
 
     async def _store(self, request: Request, folder: bytes, part: Part) -> str:
-        name = check_name(folder + b"/" + (part.filename or "").encode())
-        if name == folder:
-            raise BadName("A file's name has nothing but slashes.")
+        spelled = (part.filename or "").encode()
+        name = check_name(folder + b"/" + spelled)
+        if name == folder or is_of_folder(spelled):
+            raise BadName("A file in the form has no name, or one that ends in a slash.")
         request.name = name
         await self._files.replace(RequestJob(request), name, part, request.conditions())
         return name.decode()
@@ -152,8 +153,9 @@ def _attachment(leaf: str) -> bytes:
 def _accept(request: Request, message: str) -> None:
     """Answer with 202, as simple-fs did before it stored the files; here they are stored."""
     if listing_format(request.getHeader(b"Accept")) == "html":
-        page = _ACCEPTED.format(message=html.escape(message))
-        request.setHeader(b"Content-Security-Policy", b"default-src 'none'")
+        root = "../" * (request.path.count(b"/") - 1) or "./"
+        page = _ACCEPTED.format(message=html.escape(message), root=root)
+        request.setHeader(b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'")
         answer(request, page.encode(), 202, b"text/html; charset=utf-8")
     else:
         answer_json(request, {"message": message}, 202)

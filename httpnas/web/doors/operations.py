@@ -94,5 +94,4 @@ class Operations:
     async def transfers(self, request: Request) -> None:
         """Show the transfers that are running, and the latest that have ended."""
         limit = limit_of(parse_query(request.query))
-        request.setHeader(b"Cache-Control", b"no-store")
         answer_json(request, self._trace.record(limit))

@@ -8,23 +8,25 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import secrets
 import time
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 
 from httpnas.fields.conditions import Verdict
+from httpnas.fields.types import media_type
 from httpnas.web import openapi
 from httpnas.web.answers import answer
-from httpnas.web.downloads import content_type
 from httpnas.web.kinds import PAGE, Kind
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
 
 _HERE = Path(__file__).parent.parent / "page"
-#: Nothing but the daemon's own files, and no other site's frame around them.
+#: Nothing but the daemon's own files, and no other site's frame around them. Scripts are those that
+#: the page names: stored ones have the same origin, and a proxy may have put a path before all.
 _POLICY = (
-    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    b"default-src 'none'; script-src 'nonce-NONCE'; style-src 'self'; img-src 'self' data:; "
     b"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 #: Swagger UI sets style attributes (its issue 3370).
@@ -49,23 +51,32 @@ class Pages:
 
 
 def _add(router: Router, rule: str, name: str, content: bytes, policy: bytes = _POLICY) -> None:
-    kind = content_type(name.encode())
+    kind = media_type(name.encode())
     assert kind is not None, name
+    is_html = name.endswith(".html")
     etag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode()
+    if is_html:
+        etag = b"W/" + etag  # each answer has a nonce of its own
     mounted = time.time()
 
     async def page(request: Request) -> None:
+        if request.path.endswith(b"/") and rule != "/":  # its links are relative to it without
+            leaf = request.path.rstrip(b"/").rpartition(b"/")[2]
+            request.setHeader(b"Location", b"../" + leaf)
+            answer(request, b"The page's own path ends in no slash.\n", 301)
+            return
         request.setHeader(b"ETag", etag)
         request.setHeader(b"Cache-Control", b"no-cache")
-        request.setHeader(b"Content-Security-Policy", policy)
         # Without any, the form's requests would come from the origin "null", and be refused.
         request.setHeader(b"Referrer-Policy", b"same-origin")
-        request.setHeader(b"X-Content-Type-Options", b"nosniff")
         if request.conditions().for_read(etag, mounted) is Verdict.NOT_MODIFIED:
-            request.setResponseCode(304)
+            request.setResponseCode(304)  # the copy has the policy that belongs to it
             request.finish()
-        else:
-            answer(request, content, content_type=kind)
+            return
+        nonce = secrets.token_urlsafe(16).encode()
+        request.setHeader(b"Content-Security-Policy", policy.replace(b"NONCE", nonce))
+        body = content.replace(b"<script ", b'<script nonce="%s" ' % nonce) if is_html else content
+        answer(request, body, content_type=kind)
 
     router.add_page("page", rule, page)
 
@@ -93,7 +104,7 @@ def _marked_up(text: str) -> str:
 
 
 def _swagger_ui() -> Path:
-    """Return where the package ``swagger_ui`` keeps its files, without running any of it."""
-    spec = find_spec("swagger_ui")
+    """Return where ``flask_swagger_ui`` keeps its files, without running any of it."""
+    spec = find_spec("flask_swagger_ui")
     assert spec is not None and spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "static"
+    return Path(spec.submodule_search_locations[0]) / "dist"

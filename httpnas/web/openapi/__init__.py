@@ -199,7 +199,13 @@ _FILE: Json = {
         put=_operation(
             "append",
             "Append to a file; move it, when the body is JSON",
-            {**_RECEIVING, **_VERB, 200: "AppendedOrMoved", 409: "AppendConflict"},
+            {
+                **_RECEIVING,
+                **_VERB,
+                200: "AppendedOrMoved",
+                409: "AppendConflict",
+                422: "KeyReused",
+            },
             *_CHANGE,
             "UploadOffset",
             "IdempotencyKey",
@@ -240,7 +246,8 @@ _FILE: Json = {
             "Count the lines of a file",
             {**_READING, 200: "Lines", 409: "Conflict"},
             description="The number of newlines, as `wc -l` counts them. The path of a file "
-            "called `wc` is `demo%2Fwc`." + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
+            "called `wc` is `demo%2Fwc`; for reading, `demo/wc` will do."
+            + curl_lines(f"curl {HERE}/file/demo/numbers.txt/wc"),
         ),
         options=_options("countOptions"),
     ),
@@ -368,7 +375,7 @@ are uploaded with forms, and browsers save downloads. There is no authentication
 `--durability none`. A file appears whole or not at all.
 
 **A refusal** is a problem document (RFC 9457). Its `type` names the cause, for programs;
-[/docs/problems](/docs/problems) explains each. Its `detail` tells people what to do. A method that
+[/docs/problems](docs/problems) explains each. Its `detail` tells people what to do. A method that
 the path does not take is refused with 405, a path that does not exist with 404.
 
 **Every answer** has an `X-Request-ID`. The daemon's log has the same identifier.
@@ -388,7 +395,7 @@ def document() -> bytes:
             "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/", "description": "The daemon that serves this document"}],
+        "servers": [{"url": ".", "description": "The daemon that serves this document"}],
         "tags": [
             {"name": "file", "description": "POST creates or replaces, PUT appends or moves."},
             {"name": "files", "description": "Forms and downloads, compatible with simple-fs."},

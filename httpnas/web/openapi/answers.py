@@ -13,9 +13,11 @@ def _answer(description: str, content: Json | None = None, *headers: str) -> Jso
     """Return an answer.
 
     :param content: schemas and examples by media type; None if there is no body.
-    :param headers: names in :data:`HEADERS`, in addition to the one that every answer has.
+    :param headers: names in :data:`HEADERS`, in addition to those that every answer has, or in
+        place of one of them.
     """
-    fields = {HEADERS[name][0]: ref_to("headers", name) for name in ("RequestID", *headers)}
+    names = ("RequestID", "NoStore", "NoSniff", "ResourcePolicy", *headers)
+    fields = {HEADERS[name][0]: ref_to("headers", name) for name in names}
     body = {} if content is None else {"content": content}
     return {"description": description, "headers": fields, **body}
 
@@ -46,9 +48,9 @@ _DONE: Json = {"text/plain": {"schema": {"const": "OK"}}}
 _PLAIN: Json = {"text/plain": {"schema": TEXT}}
 _HTML: Json = {"text/html": {"schema": TEXT}}
 _BYTES: Json = {"*/*": {"schema": {"description": "The bytes, of any type."}}}
-_OF_A_FILE = ("ETag", "Changed", "Ranges", "NoSniff", "Policy")
+_OF_A_FILE = ("ETag", "Changed", "Ranges", "NoCache", "Policy")
 _OF_A_PART = (*_OF_A_FILE, "Part", "Digest")
-_OF_A_PAGE = ("ETag", "NoCache", "NoSniff", "Policy", "Referrer")
+_OF_A_PAGE = ("PageETag", "NoCache", "Policy", "Referrer")
 
 _PART = "The requested bytes; several ranges are sent as `multipart/byteranges`."
 
@@ -63,7 +65,7 @@ RESPONSES: Json = {
             **_HTML,
         },
         "Vary",
-        "NoSniff",
+        "NoCache",
         "Policy",
     ),
     "FileOrListing": _answer(
@@ -93,7 +95,7 @@ RESPONSES: Json = {
         "FileRanges",
         "Digest",
         "FolderVary",
-        "NoSniff",
+        "NoCache",
         "Policy",
     ),
     "Part": _answer(_PART, _BYTES, *_OF_A_PART),
@@ -135,13 +137,15 @@ RESPONSES: Json = {
         },
     ),
     "Transfers": _answer(
-        "The transfers that run, and those that ended.", json_of(schema_of("Transfers")), "NoStore"
+        "The transfers that run, and those that ended.", json_of(schema_of("Transfers"))
     ),
     "Page": _answer("The page.", _HTML, *_OF_A_PAGE),
     "Document": _answer(
         "This document.", json_of({"type": "object", "required": ["openapi"]}), *_OF_A_PAGE
     ),
-    "PageNotModified": _answer("The client has it already.", None, *_OF_A_PAGE),
+    "PageNotModified": _answer(
+        "The client has it already.", None, "PageETag", "NoCache", "Referrer"
+    ),
     # Refusals
     "BadRequest": _problem(
         _of(400),
@@ -177,16 +181,20 @@ RESPONSES: Json = {
     ),
     "Encoded": _problem(
         _of(415, Kind.NOT_A_FORM),
-        "The body has a `Content-Encoding`; bodies are stored as they are.",
+        "The body has a `Content-Encoding`, or is a form; bodies are stored as they are.",
         "Uncoded",
     ),
     "NotAForm": _problem(
-        _of(415), "The body is not a form, or has a `Content-Encoding`.", "FormOnly", "Uncoded"
+        _of(415, Kind.FORM_FOR_FILE),
+        "The body is not a form, or has a `Content-Encoding`.",
+        "FormOnly",
+        "Uncoded",
     ),
     "NoSuchRange": _problem(
-        _of(416), "No range has a byte in the file.", "Whole", "Ranges", "NoSniff", "Policy"
+        _of(416), "No range has a byte in the file.", "Whole", "Ranges", "Policy"
     ),
     "NotExpected": _problem(_of(417), "`Expect` asks for something else than `100-continue`."),
+    "KeyReused": _problem(_of(422), "The `Idempotency-Key` was used for another body."),
     "OtherHost": _problem(
         _of(421), "The daemon does not answer to the name in `Host` (`--hosts`)."
     ),

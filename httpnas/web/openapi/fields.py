@@ -86,8 +86,7 @@ PARAMETERS: Json = {
     ),
     "IfRange": _field(
         "If-Range",
-        "`Range` applies only if this is the file's `ETag` or `Last-Modified`; otherwise the whole "
-        "file is sent.",
+        "`Range` applies only if this is the file's `ETag`; otherwise the whole file is sent.",
         text_like(TAG),
     ),
     "IfMatch": _field(
@@ -146,7 +145,8 @@ PARAMETERS: Json = {
     "IdempotencyKey": _field(
         "Idempotency-Key",
         "A key that the client makes up. A body that is sent twice with one key is appended once, "
-        "and answered twice. A file remembers its latest 48 keys.",
+        "and answered twice; another body with that key is refused (422). A file remembers its "
+        "latest 48 keys.",
         text_like("task-7", minLength=1, maxLength=255),
     ),
     "RequestID": _field(
@@ -192,6 +192,9 @@ HEADERS: dict[str, tuple[str, Json]] = {
         text_like(UUID, pattern=f"^{IDENTITY}$"),
     ),
     "ETag": _header("ETag", "The version of the file.", schema_of("EntityTag")),
+    "PageETag": _header(
+        "ETag", "The version of the page.", text_like(f"W/{TAG}", pattern='^(W/)?"[!-~]+"$')
+    ),
     "FileETag": _header("ETag", "The version, if it is a file.", schema_of("EntityTag"), False),
     "NewETag": _header(
         "ETag", "The new version, if it was an append.", schema_of("EntityTag"), False
@@ -232,7 +235,9 @@ HEADERS: dict[str, tuple[str, Json]] = {
         "Upload-Offset", "The true length, if another one was expected.", COUNT, False
     ),
     "Location": _header(
-        "Location", "The folder's own path.", text_like("/file/demo/", pattern=r"^[^?]*/(\?.*)?$")
+        "Location",
+        "The folder's own path, relative to the requested one.",
+        text_like("./demo/", pattern=r"^\./[^/?]*/(\?.*)?$"),
     ),
     "Vary": _header("Vary", "What the answer depends on besides the path.", text_like("Accept")),
     "FolderVary": _header(
@@ -248,10 +253,17 @@ HEADERS: dict[str, tuple[str, Json]] = {
     "FormOnly": _header(
         "Accept-Post", "What the server accepts.", {"const": "multipart/form-data"}, False
     ),
-    "NoStore": _header("Cache-Control", "The answer changes all the time.", {"const": "no-store"}),
-    "NoCache": _header("Cache-Control", "Check before using a cached copy.", {"const": "no-cache"}),
+    "NoStore": _header("Cache-Control", "The answer is about the moment.", {"const": "no-store"}),
+    "NoCache": _header(
+        "Cache-Control", "Caches ask before they use a copy.", {"const": "no-cache"}
+    ),
     "NoSniff": _header(
         "X-Content-Type-Options", "Browsers must not guess the type.", {"const": "nosniff"}
+    ),
+    "ResourcePolicy": _header(
+        "Cross-Origin-Resource-Policy",
+        "Whose pages may show this (`--resource-policy`).",
+        {"enum": ["same-origin", "same-site", "cross-origin"]},
     ),
     "Policy": _header("Content-Security-Policy", "What a browser may do with the content.", TEXT),
     "PagePolicy": _header("Content-Security-Policy", "The policy of the HTML.", TEXT, False),

@@ -1,7 +1,7 @@
 // The folder on show, one page at a time, and the actions on its entries.
 
 import { complain, forgive, say, show } from "./dialogs.js";
-import { encode, formatSize, formatTime, hashOf, pathOfHash, quoted, split, urlOf } from "./names.js";
+import { dateOf, encode, formatSize, formatTime, hashOf, pathOfHash, quoted, split, urlOf } from "./names.js";
 import { Refused, request } from "./server.js";
 
 const PAGE = 200;
@@ -148,7 +148,7 @@ function row(entry) {
   part(".size").textContent = folder ? "" : formatSize(entry.size);
   if (entry.mtime !== null) {
     part("time").textContent = formatTime(entry.mtime);
-    part("time").setAttribute("datetime", new Date(entry.mtime * 1000).toISOString());
+    part("time").setAttribute("datetime", dateOf(entry.mtime).toISOString());
   }
   part(".download").setAttribute("href", urlOf(target));
   part(".download").setAttribute("download", entry.name);
@@ -238,6 +238,7 @@ export async function newFolder() {
 }
 
 function checkedName(name) {
+  if (name === "." || name === "..") throw new Refused("A name cannot be . or ..");
   if (!name.includes("/")) return name;
   throw new Refused("A name cannot contain a slash; open the folder, or name it below.");
 }

@@ -11,9 +11,9 @@ export function hashOf(path) {
   return `#/${path.map((name) => `${encodeURIComponent(name.toWellFormed())}/`).join("")}`;
 }
 
-/** Return the components of what a person typed. */
+/** Return the components of what a person typed, without those that the server drops. */
 export function split(text) {
-  return text.split("/").filter(Boolean);
+  return text.split("/").filter((part) => part !== "" && part !== ".");
 }
 
 /** Return *path* percent-encoded, as the server decodes it. */
@@ -21,9 +21,9 @@ export function encode(path) {
   return path.map(encodeName).join("/");
 }
 
-/** Return where *path* is served. */
+/** Return where *path* is served, from the page, which a proxy may serve below a path of its own. */
 export function urlOf(path) {
-  return `/file/${encode(path)}`;
+  return `file/${encode(path)}`;
 }
 
 /** Return *name* in quotes, so that its direction of writing does not reach what is around it. */
@@ -51,14 +51,22 @@ export function formatSeconds(seconds) {
 
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
+// Seconds since the epoch at which the dates of browsers end, in the year 275760.
+const LAST = 8.64e12;
+
+/** Return a time in seconds since the epoch as a date, or the first or last one that there is. */
+export function dateOf(seconds) {
+  return new Date(Math.min(Math.max(seconds, -LAST), LAST) * 1000);
+}
+
 /** Return a time in seconds since the epoch, in words of the browser's language. */
 export function formatTime(seconds) {
-  return moment.format(seconds * 1000);
+  return moment.format(dateOf(seconds));
 }
 
 function encodeName(name) {
   // Behind a literal slash, wc and mv would be verbs, and browsers would resolve dots.
-  const slash = ["wc", "mv", ".", ".."].includes(name) ? "%2F" : "";
+  const slash = ["wc", "mv", ".."].includes(name) ? "%2F" : "";
   return slash + encodeURIComponent(name.toWellFormed());
 }
 

@@ -21,7 +21,7 @@ function watch() {
 async function look() {
   clearTimeout(timer);
   try {
-    const answer = await request("GET", `/transfers?limit=${LIMIT}`);
+    const answer = await request("GET", `transfers?limit=${LIMIT}`);
     const { running, ended } = await answer.json();
     fill("running", running, runningFacts);
     fill("ended", ended, endedFacts);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -13,7 +14,12 @@ class GivenUp(Exception):
 
 
 class Application(Protocol):
-    """What is served, as far as the server has to know."""
+    """What is served, as far as the server has to know.
+
+    :ivar fields: the header fields of every answer, as long as it sets no others.
+    """
+
+    fields: Sequence[tuple[bytes, bytes]]
 
     def refusal(self, status: int, detail: str, identity: str) -> tuple[bytes, bytes]:
         """Return the content of a refusal that the server has decided on.

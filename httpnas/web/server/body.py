@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, fail
@@ -49,7 +50,7 @@ class Body:
         self.paused = False
         self._network = network
         self._invite = invite
-        self._held: list[bytes] = []
+        self._held = bytearray()
         self._consumer: IConsumer | None = None
         self._delivered: Deferred[None] | None = None
         self.failure: Exception | None = None
@@ -77,19 +78,18 @@ class Body:
         self._consumer = consumer
         consumer.registerProducer(self, True)
         self.resumeProducing()
-        held, self._held = self._held, []
+        held, self._held = bytes(self._held), bytearray()
         if self._is_too_large():
             self.fail(BodyTooLarge())
-        else:
-            for chunk in held:
-                consumer.write(chunk)
+        elif held:
+            consumer.write(held)
         if self.ended:
             self._detach(None)
         return delivered
 
     def drop(self) -> None:
         """Read the rest of the body and throw it away."""
-        self._held = []
+        self._held.clear()
         self._dropping = True
         self._resume()
 
@@ -130,7 +130,7 @@ class Body:
         return self.limit is not None and self.received > self.limit
 
     def _hold(self, chunk: bytes) -> None:
-        self._held.append(chunk)
+        self._held += chunk
         if self.received >= HELD:
             self._pause()
 
@@ -141,7 +141,7 @@ class Body:
 
     def fail(self, reason: Exception) -> None:
         """Expect no more of the body: whoever waits for it, or asks for it later, gets *reason*."""
-        self._held = []
+        self._held.clear()
         self.failure = reason
         self._detach(Failure(reason))
 
@@ -165,13 +165,15 @@ class Body:
 
 @implementer(IConsumer)
 class Collected:
-    """A consumer that keeps a short body in memory. Set :attr:`Body.limit` to bound it.
-
-    :ivar bytes: what has come so far.
-    """
+    """A consumer that keeps a short body in memory. Set :attr:`Body.limit` to bound it."""
 
     def __init__(self) -> None:
-        self.bytes = b""
+        self._bytes = bytearray()
+
+    @property
+    def bytes(self) -> builtins.bytes:
+        """What has come so far."""
+        return builtins.bytes(self._bytes)
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """Take what *producer* gives; it is never paused."""
@@ -179,6 +181,6 @@ class Collected:
     def unregisterProducer(self) -> None:
         """Take nothing more."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: builtins.bytes) -> None:
         """Take the next bytes."""
-        self.bytes += data
+        self._bytes += data

@@ -27,7 +27,7 @@ class Limits:
     """
 
     def __init__(
-        self, stall: float = 300, headers: float = 30, idle: float = 60, linger: float = 5
+        self, stall: float = 300, headers: float = 30, idle: float = 75, linger: float = 5
     ) -> None:
         self.stall = stall
         self.headers = headers
@@ -39,7 +39,7 @@ class Request(Protocol):
     """A request whose head is complete, as its deadlines see it."""
 
     body: Body
-    finished: int
+    finished: bool
     sentLength: int
 
     def give_up(self) -> None:
@@ -86,15 +86,19 @@ class _Sending:
         return self._since is not None
 
     def block(self) -> None:
-        self._since, self._left = self._seconds(), self._unsent()
+        if self._since is None:
+            self._begin()
 
     def unblock(self) -> None:
         self._since = None
 
+    def _begin(self) -> None:
+        self._since, self._left = self._seconds(), self._unsent()
+
     def stalled(self, now: float) -> float:
         """Return for how many seconds it is blocked without progress at the time *now*."""
         if self.is_blocked and self._left - self._unsent() >= PROGRESS:
-            self.block()
+            self._begin()
         return 0.0 if self._since is None else now - self._since
 
 
@@ -142,8 +146,9 @@ class Deadlines:
     :param limits: may change later.
     :param backend: what requests wait for when they do not wait for their client.
     :param seconds: tells the time.
-    :param is_draining: tells whether the site is shutting down; then a connection without a
-        request is kept for ``Limits.linger`` only.
+    :param is_urged: tells whether the site is shutting down, or full; then a connection without a
+        request, or with a part of its head, is kept for ``Limits.linger`` only.
+    :ivar since: when its phase began.
     """
 
     def __init__(
@@ -152,13 +157,13 @@ class Deadlines:
         limits: Limits,
         backend: Backend,
         seconds: Callable[[], float],
-        is_draining: Callable[[], bool],
+        is_urged: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._limits = limits
         self._backend = backend
         self._seconds = seconds
-        self._is_draining = is_draining
+        self._is_urged = is_urged
         self._sending = _Sending(connection.unsent, seconds)
         self._handling: _Handling | None = None
         self.enter_idle()
@@ -168,7 +173,7 @@ class Deadlines:
         if self._sending.stalled(now) > self._limits.stall:
             self._connection.cut_off_slow_client()
         else:
-            self._phase(now - self._since)
+            self._phase(now - self.since)
 
     # What the client takes
 
@@ -214,16 +219,21 @@ class Deadlines:
         self._enter(self._check_linger)
 
     def _enter(self, phase: Callable[[float], None]) -> None:
-        self._phase, self._since = phase, self._seconds()
+        self._phase, self.since = phase, self._seconds()
         self._handling = None
 
     def _check_idle(self, age: float) -> None:
-        if age > (self._limits.linger if self._is_draining() else self._limits.idle):
+        if self.is_blocked:
+            self.since = self._seconds()  # it still takes the last answer
+        elif age > self._unless_urged(self._limits.idle):
             self._connection.close()
 
     def _check_head(self, age: float) -> None:
-        if age > self._limits.headers:
+        if age > self._unless_urged(self._limits.headers):
             self._connection.refuse(408, "The headers of the request did not arrive in time.")
+
+    def _unless_urged(self, limit: float) -> float:
+        return min(limit, self._limits.linger) if self._is_urged() else limit
 
     def _check_body(self, age: float) -> None:
         handling = self._handling
@@ -231,7 +241,7 @@ class Deadlines:
         waits_for_us = handling.waits_for_us()
         if waits_for_us or handling.has_received():
             handling.note_received()
-            self._since = self._seconds()
+            self.since = self._seconds()
         elif age > self._limits.stall:
             handling.request.body.fail(BodyTooSlow())
         handling.check_backend(waits_for_us and not self.is_blocked)

@@ -46,7 +46,7 @@ class Connection:
 class Request:
     """One whose body has come as a whole, and whose handler waits."""
 
-    finished = 0
+    finished = False
     given_up = False
 
     def __init__(self) -> None:
@@ -106,6 +106,17 @@ def test_a_client_that_empties_no_buffer_but_takes_enough_is_not_cut_off(
     connection.left -= PROGRESS - 1
     let_pass(clock, deadlines, STALL + 2)
     assert "too slow" in connection.ended
+
+
+def test_room_in_the_socket_again_and_again_is_no_progress_by_itself(
+    deadlines: Deadlines, connection: Connection, clock: Clock
+) -> None:
+    for _ in range(int(STALL) + 2):
+        connection.left -= 10
+        deadlines.block()
+        clock.advance(1)
+        deadlines.check(clock.seconds())
+    assert connection.ended[0] == "too slow"
 
 
 def test_a_request_is_not_given_up_while_its_client_takes_nothing(

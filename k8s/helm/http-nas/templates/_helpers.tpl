@@ -78,6 +78,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $hosts = append $hosts (.Values.ipv6 | ternary "$(POD_IP) [$(POD_IP)]" "$(POD_IP)") }}
+{{- $hosts = append $hosts "$(POD_IP)" }}
 {{- $hosts | uniq | join " " }}
 {{- end }}

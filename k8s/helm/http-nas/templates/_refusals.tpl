@@ -45,10 +45,11 @@
 {{- define "http-nas.refuseEnv" -}}
 {{- $values := dict
   "STORAGE_PATH" "storagePath"
-  "HTTPNAS_LISTEN" "ipv6"
+  "HTTPNAS_LISTEN" "service.port"
   "HTTPNAS_DURABILITY" "durability"
   "HTTPNAS_MAX_UPLOAD" "maxUpload"
   "HTTPNAS_STALL" "stall"
+  "HTTPNAS_IDLE" "idle"
   "HTTPNAS_DRAIN" "drain"
   "HTTPNAS_HEADROOM" "headroom"
   "HTTPNAS_CORS_ORIGINS" "corsOrigins"

@@ -1,0 +1,73 @@
+"""Who gets room in the daemon: what connections and requests cost, and who is turned away.
+
+A connection has a *place*, a request *room*. Both cost memory and descriptors, and there is a limit
+to each. When no place is left, the connection that has been without a request for the longest gives
+its place up. If there is none, the new one gets no place: it is kept for one request, which is
+answered only if it is about the daemon itself. So operators, and orchestrators, see what goes on.
+Of too many such connections, the oldest is ended.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class Budget(Protocol):
+    """An amount that is shared out."""
+
+    def take(self, amount: int, keep: float = 0) -> bool:
+        """Take *amount* if that is left, and the part *keep* of the limit beside it."""
+
+    def give_back(self, amount: int) -> None:
+        """Give back *amount* of what was taken."""
+
+
+class Cost(NamedTuple):
+    """What something may take up.
+
+    :ivar memory: in bytes.
+    :ivar descriptors: how many.
+    """
+
+    memory: int
+    descriptors: int
+
+
+#: A connection: its objects and buffers, and a short answer.
+CONNECTION = Cost(32 << 10, 1)
+#: A request beside its connection: what is read and not taken, and written and not sent; and the
+#: file, its folder and two locks.
+REQUEST = Cost(192 << 10, 4)
+#: The part of everything that is left to connections, and that which long bodies leave as well, to
+#: requests that are soon over.
+KEEP, KEEP_OF_BODY = 1 / 8, 1 / 4
+#: A body of more bytes than this, or of no length, is long.
+LONG = 64 << 10
+#: Connections without a place that are open at the same time.
+EXTRA = 64
+
+
+class Places:
+    """Shares out memory and descriptors.
+
+    :param memory: in bytes.
+    :param descriptors: beside :data:`EXTRA` and those that the daemon has for itself.
+    """
+
+    def __init__(self, memory: Budget, descriptors: Budget) -> None:
+        self._memory = memory
+        self._descriptors = descriptors
+
+    def take(self, cost: Cost, keep: float = 0) -> bool:
+        """Take what *cost* says, and return whether that was left."""
+        if not self._memory.take(cost.memory, keep):
+            return False
+        if self._descriptors.take(cost.descriptors, keep):
+            return True
+        self._memory.give_back(cost.memory)
+        return False
+
+    def give_back(self, cost: Cost) -> None:
+        """Give back what *cost* says."""
+        self._memory.give_back(cost.memory)
+        self._descriptors.give_back(cost.descriptors)

@@ -1,0 +1,174 @@
+"""A full daemon: who still gets an answer, and that room comes back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from math import inf
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from httpnas.transfer.budget import Budget
+from httpnas.web.server.places import CONNECTION, EXTRA, REQUEST, Places
+from tests.harness import Client, Nas, connect, let_daemon_read, talk, twistd, wait_until
+
+#: How many connections have a place, and how many requests have room beside them.
+CONNECTIONS, REQUESTS = 8, 2
+
+
+class Small:
+    """Room for a few, by one of the two limits."""
+
+    def __init__(self, limits: str) -> None:
+        def limit(connection: int, request: int) -> int:
+            return (CONNECTIONS * connection + REQUESTS * request) * 8 // 7
+
+        self.memory = Budget(limit(CONNECTION.memory, REQUEST.memory))
+        self.descriptors = Budget(limit(CONNECTION.descriptors, REQUEST.descriptors))
+        if limits == "memory":
+            self.descriptors.limit = inf
+        else:
+            self.memory.limit = inf
+        self.places = Places(self.memory, self.descriptors)
+
+    def is_empty(self) -> bool:
+        return not self.memory.taken and not self.descriptors.taken
+
+
+@pytest.fixture(params=["memory", "descriptors"])
+def small(request: pytest.FixtureRequest) -> Small:
+    return Small(request.param)
+
+
+@pytest_twisted.async_yield_fixture
+async def nas(tmp_path: Path, small: Small) -> AsyncIterator[Nas]:
+    nas = Nas(tmp_path / "root", places=small.places)
+    yield nas
+    await nas.stop()
+    assert small.is_empty()
+
+
+def get(path: str) -> bytes:
+    return b"GET %b HTTP/1.1\r\nHost: nas\r\n\r\n" % path.encode()
+
+
+HALF = get("/health")[:-2]
+UPLOAD = b"POST /file/f HTTP/1.1\r\nHost: nas\r\nContent-Length: 100\r\n\r\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_without_room_is_told_to_come_again_but_operators_get_their_answer(
+    nas: Nas, small: Small
+) -> None:
+    (nas.root / "f").write_bytes(b"old")
+
+    def talk() -> None:
+        clients = [Client(nas.port) for _ in range(CONNECTIONS)]
+        for client in clients:
+            client.send(UPLOAD)
+            let_daemon_read()
+        with Client(nas.port) as other:
+            other.send(get("/file/f"))
+            status, headers, body = other.answer()
+            assert (status, headers["retry-after"]) == (503, "5")
+            assert b"/docs/problems#out-of-descriptors" in body
+            for path in ("/health", "/ready", "/metrics"):
+                other.send(get(path))
+                assert other.answer()[0] == 200
+            clients[0].send(bytes(100))
+            assert clients[0].answer()[0] == 200
+            other.send(get("/file/f"))
+            assert other.answer()[0] == 200, "its room has come back"
+        for client in clients:
+            client.socket.close()
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
+
+
+def fill(nas: Nas, sent: bytes) -> list[Client]:
+    """Open connections until no place is left, and send *sent* on each."""
+    clients: list[Client] = []
+    while all(channel.has_place for channel in nas.site.channels):
+        clients.append(Client(nas.port))
+        clients[-1].send(sent)
+        let_daemon_read()
+        assert len(clients) < 1000
+    return clients
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_connection_that_has_been_idle_for_the_longest_makes_room(nas: Nas) -> None:
+    def talk() -> None:
+        clients: list[Client] = []
+        while len(nas.site.channels) == len(clients):
+            clients.append(Client(nas.port))
+            let_daemon_read()
+        assert clients[0].rest() == b""
+        for client in clients[-1:-3:-1]:
+            client.send(get("/file/"))
+            assert client.answer()[0] == 200, "its room is made, too"
+        for client in clients:
+            client.socket.close()
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
+
+
+@pytest_twisted.ensureDeferred
+async def test_when_every_place_is_taken_operators_are_answered_once_and_others_refused(
+    nas: Nas,
+) -> None:
+    def talk() -> None:
+        clients = fill(nas, HALF)
+        for path, expected in (("/health", 200), ("/ready", 200), ("/file/f", 503), ("/", 503)):
+            with Client(nas.port) as other:
+                other.send(get(path))
+                status, headers, _ = other.answer()
+                assert (status, headers["connection"]) == (expected, "close")
+                assert other.rest() == b""
+        for client in clients:
+            client.socket.close()
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_without_a_place_are_bounded_and_the_newest_is_answered(
+    nas: Nas,
+) -> None:
+    def talk() -> None:
+        clients = fill(nas, HALF)
+        full = len(nas.site.channels) - 1
+        for _ in range(3 * EXTRA):
+            clients.append(Client(nas.port))
+            clients[-1].send(HALF)
+            let_daemon_read()
+        wait_until(lambda: len(nas.site.channels) <= full + EXTRA, "the oldest to be ended")
+        with Client(nas.port) as other:
+            other.send(get("/health"))
+            assert other.answer()[0] == 200
+        for client in clients:
+            client.socket.close()
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
+
+
+def test_a_daemon_whose_descriptors_are_all_taken_says_that_it_is_alive(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    with (
+        twistd(tmp_path / "root", under=["prlimit", "--nofile=64:160"]) as daemon,
+        contextlib.ExitStack() as peers,
+    ):
+        for _ in range(110):
+            peers.enter_context(connect(daemon.port)).sendall(HALF)
+        descriptors = Path(f"/proc/{daemon.process.pid}/fd")
+        wait_until(lambda: len(list(descriptors.iterdir())) > 90, "the soft limit to be passed")
+        for _ in range(5):
+            answer = talk(daemon.port, [get("/health")])
+            assert answer.startswith(b"HTTP/1.1 200 "), "and closes, for lack of a place"
+        assert len(list(descriptors.iterdir())) < 160
