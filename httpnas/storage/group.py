@@ -52,6 +52,7 @@ class Group:
         self._made: dict[Staging, Version] = {}
         self._refused: dict[Staging, Exception] = {}
         self._working = ExitStack()
+        self._mtime_ns: int | None = None
 
     @property
     def fd(self) -> int:
@@ -87,6 +88,9 @@ class Group:
 
         def write() -> None:
             self._write(self._base.size)
+            if self._namespace.volume.is_local:
+                # What others change from now on has another time, and the record does not fit it.
+                self._mtime_ns = os.fstat(self._ledger.fd).st_mtime_ns
             self._namespace.sync(self._ledger.fd)
 
         return self._has_done(write)
@@ -274,10 +278,11 @@ class Group:
         ledger, version = self._ledger, self._version
         record = ledger.record
         assert record is not None and record.pending is not None
+        written = self._mtime_ns
         settled = replace(
             record,
             size=version.size,
-            mtime_ns=os.fstat(ledger.fd).st_mtime_ns,
+            mtime_ns=os.fstat(ledger.fd).st_mtime_ns if written is None else written,
             stamp=version.stamp,
             foreign_ctime_ns=None,
             lines=record.pending.lines,

@@ -123,6 +123,9 @@ def recover(namespace: Namespace, fd: int, claim: Claim | None = None) -> Ledger
             namespace.sync(fd)
         record = record.about(without(record, status))
     else:
-        record = record.about(of_stat(status))
+        # What was announced may still be there, and others have added something behind it. Then
+        # its keys count, which their checksums tell.
+        namespace.sync(fd)
+        record = replace(record, pending=None).about(of_stat(status))
     ledger.settle(replace(record, mtime_ns=os.fstat(fd).st_mtime_ns))
     return ledger

@@ -374,7 +374,7 @@ def _request(
     method: str, path: str, body: bytes, pieces: int | None, fields: dict[str, str]
 ) -> list[bytes]:
     """Return the request in the segments in which it is sent."""
-    head = [f"{method} {path} HTTP/1.1", "Host: nas"]
+    head = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     head += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     if method in ("GET", "DELETE"):
         return ["\r\n".join([*head, "", ""]).encode()]

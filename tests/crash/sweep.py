@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.threadpool import ThreadPool
@@ -376,6 +376,9 @@ class _InTurn(Disk):
         done = Deferred[Any]()
         self._calls.append((done, call))
         return done
+
+    def nap(self, seconds: float) -> Deferred[None]:
+        return succeed(None)
 
     def pump(self) -> None:
         while self._calls:
