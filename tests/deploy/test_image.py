@@ -172,7 +172,7 @@ class Container:
 
     def ask(self, path: str, method: str = "GET", body: bytes = b"") -> bytes:
         """Return an answer, nothing while nobody listens."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         try:
             return talk(self.port, [request])

@@ -149,12 +149,12 @@ def test_the_probes_ask_what_they_are_for(objects: list[Object]) -> None:
 def test_a_pod_has_the_time_to_sleep_and_to_drain(objects: list[Object]) -> None:
     command = container(objects)["lifecycle"]["preStop"]["exec"]["command"]
     assert command == ["python3", "-c", "import time; time.sleep(5)"]
-    env = {variable["name"]: variable["value"] for variable in container(objects)["env"]}
+    env = {variable["name"]: variable.get("value", "") for variable in container(objects)["env"]}
     assert pod(objects)["terminationGracePeriodSeconds"] == 5 + int(env["HTTPNAS_DRAIN"]) + 10
 
 
 def test_the_daemon_listens_and_stores_where_the_pod_says(objects: list[Object]) -> None:
-    env = {variable["name"]: variable["value"] for variable in container(objects)["env"]}
+    env = {variable["name"]: variable.get("value", "") for variable in container(objects)["env"]}
     (port,) = container(objects)["ports"]
     (mount,) = container(objects)["volumeMounts"]
     assert env["HTTPNAS_LISTEN"] == f"*:{port['containerPort']}"

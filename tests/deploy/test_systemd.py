@@ -227,7 +227,7 @@ def allowed() -> set[str]:
     found: set[str] = set()
     for line in setting("SystemCallFilter"):
         for group in line.lstrip("~").split():
-            calls = system_calls(group)
+            calls = system_calls(group) if group.startswith("@") else {group}
             found = found - calls if line.startswith("~") else found | calls
     return found
 
