@@ -216,9 +216,9 @@ def test_what_others_do_at_a_call_is_all_there(wards: Wards, name: str) -> None:
             what = f"{act} at {step}"
             if patient.status == 503 and found is not None and found.is_torn:
                 # It takes several writes, and others have changed the end in between.
-                now = content_of(ward.from_afar(root), found.file) or b""
-                assert now.startswith(found.after), f"{what}: what others wrote is not there"
-                assert now[len(found.after) :] in verb.request.body, what
+                left = content_of(ward.from_afar(root), found.file) or b""
+                assert left.startswith(found.after), f"{what}: what others wrote is not there"
+                assert left[len(found.after) :] in verb.request.body, what
                 return "refused"
             assert patient.status == verb.status, what
             if found is None:
