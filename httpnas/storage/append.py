@@ -141,7 +141,7 @@ def _commit_staged(
 
 def _land(namespace: Namespace, name: bytes, append: Append, claim: Claim) -> Group:
     """Write what is staged to the file, and let :attr:`Append.landed` have it."""
-    with ExitStack() as failing:
+    with ExitStack() as failing, ExitStack() as undoing:
         with namespace.held_file(name, READ, claim) as found:
             alone = namespace.volume.is_local and not may_be_mapped(found)
             with namespace.held_file(name, WRITE, claim, long=True) as fd:
@@ -150,6 +150,10 @@ def _land(namespace: Namespace, name: bytes, append: Append, claim: Claim) -> Gr
                 group = Group(namespace, recover(namespace, kept, claim), [append], alone)
                 append.note_target(kept)
                 is_announced = group.announce()
+                if is_announced:
+                    undoing.callback(group.undo)
+        claim.wait_anew()
+        undoing.pop_all()  # from here on, it does that itself
         with namespace.timed("append_commit"):
             if is_announced and group.write():
                 append.landed = group

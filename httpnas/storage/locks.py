@@ -160,11 +160,13 @@ class Claim:
     def keep_file(self, fd: int) -> int:
         """Return a descriptor of the open file *fd* that keeps its lock beyond this claim.
 
-        The lock has to be taken. Whoever closes the descriptor gives it back. To wait for the lock
-        of a name after that is another wait.
+        The lock has to be taken. Whoever closes the descriptor gives it back.
         """
-        self._began = None
         return os.dup(fd if self._file is None else self._file)
+
+    def wait_anew(self) -> None:
+        """Let the next wait for a lock be as long as if it were the first one."""
+        self._began = None
 
     def advance(self) -> bool:
         """Take of the missing locks what can be had at once; tell whether none is missing.

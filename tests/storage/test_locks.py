@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from httpnas.storage import locks as locks_module
 from httpnas.storage import staging
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import Contended, NoSuchFile, WrongOffset
+from httpnas.storage.errors import Contended, NoSuchFile, StorageError, WrongOffset
 from httpnas.storage.facts import Facts
 from httpnas.storage.locks import Locked, _bucket, all_buckets
 from httpnas.storage.store import Storage
@@ -598,3 +599,31 @@ def test_the_time_that_a_large_append_copies_is_not_taken_for_time_that_it_waits
         other.close()
         assert claim.advance()
         begun.commit(claim)
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_a_large_append_that_fails_in_between_keeps_the_next_from_nothing(
+    kept_apart: Storage, root: Path, patch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whichever of its calls of close(2) reports an error."""
+    storage, close, calls = kept_apart, os.close, itertools.count()
+
+    def fail_once(fd: int) -> None:
+        close(fd)
+        if next(calls) == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    upload(storage, b"f", b"old ")
+    begun = begin_append(storage, b"f", LARGE)
+    patch.setattr(os, "close", fail_once)
+    failures = []  # holds what the call had, as a log does
+    try:
+        with closing(begun):
+            begun.commit()
+    except StorageError as error:
+        failures.append(error)
+    patch.setattr(os, "close", close)
+    be_impatient(storage)
+    append(storage, b"f", b"next")
+    assert (root / "f").read_bytes() == read(storage, b"f")
+    assert read(storage, b"f") in (b"old next", b"old " + LARGE + b"next")
