@@ -242,7 +242,7 @@ class Group:
         if not status.st_nlink:
             return True
         there = status.st_size - before.size
-        if not self._is_ours(there, before.size):
+        if there < 0 or not self._is_ours(there, before.size):
             self._ledger.settle(before.about(of_stat(status)))
             return False
         if there:

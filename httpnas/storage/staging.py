@@ -156,7 +156,7 @@ class Staging:
             share(staged, fd, offset - len(head))
         except OSError:
             there = os.fstat(fd).st_size - offset
-            if there and self.begins_at(fd, offset, there):
+            if there > 0 and self.begins_at(fd, offset, there):
                 os.ftruncate(fd, offset)
             return False
         return True

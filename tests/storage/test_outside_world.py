@@ -888,3 +888,25 @@ def test_a_group_that_dies_is_all_there_or_not(durable: Storage, where: str, nth
 
 def test_the_room_for_a_group_is_the_room_of_memory() -> None:
     assert IN_MEMORY // PAGE < commits.MOST_BLOCKS
+
+
+@pytest.mark.parametrize("size", [100, IN_MEMORY + PAGE])
+def test_what_others_have_cut_is_not_made_longer_by_an_undo(
+    storage: Storage, root: Path, size: int
+) -> None:
+    upload(storage, b"f", b"x" * 10_000)
+    calls = []
+
+    def check(find: object) -> None:
+        calls.append(find)
+        if len(calls) == 3:  # when all is written
+            (root / "f").write_bytes(b"new")
+            raise InterruptedError
+
+    adding = storage.begin_append(b"f", check)
+    assert isinstance(adding, Append)
+    adding.write([b"y" * size])
+    with pytest.raises(Exception):  # noqa: B017
+        adding.commit()
+    adding.close()
+    assert (root / "f").read_bytes() == b"new"
