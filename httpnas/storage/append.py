@@ -132,8 +132,8 @@ def _commit_staged(
         except Exception:
             group.undo()
             raise
-        if not is_there:
-            group.undo()
+        if not is_there and not group.undo():
+            raise Contended("others have appended to the file that was moved, so it stays there")
     if not is_there:
         append.begin_again(claim)
     return group.outcomes

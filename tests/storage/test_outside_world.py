@@ -23,8 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from httpnas.storage import commits, staging
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
+from httpnas.storage.errors import Contended
 from httpnas.storage.facts import Facts
 from httpnas.storage.format import RUNS
+from httpnas.storage.group import Group
 from httpnas.storage.record import PAGE, Record
 from httpnas.storage.root import FOLDER
 from httpnas.storage.store import Storage
@@ -910,3 +912,28 @@ def test_what_others_have_cut_is_not_made_longer_by_an_undo(
         adding.commit()
     adding.close()
     assert (root / "f").read_bytes() == b"new"
+
+
+def test_an_append_that_stays_in_a_file_that_was_moved_is_not_made_twice(
+    storage: Storage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(storage, b"f", OLD)
+    write = Group.write
+
+    def write_and_rotate(self: Group) -> bool:
+        result = write(self)
+        if not (root / "f.1").exists():
+            (root / "f").rename(root / "f.1")
+            with (root / "f.1").open("ab") as old:
+                old.write(b"theirs\n")
+            (root / "f").touch()
+        return result
+
+    monkeypatch.setattr(Group, "write", write_and_rotate)
+    adding = storage.begin_append(b"f", lambda find: None)
+    assert isinstance(adding, Append)
+    adding.write([b"y" * (IN_MEMORY + PAGE)])
+    with pytest.raises(Contended):
+        adding.commit()
+    adding.close()
+    assert (root / "f").read_bytes() == b""
