@@ -100,6 +100,8 @@ class StreamingChannel(protocol.Protocol):
         self._body: Chunks | Counted | None = None
         self._producer: IPushProducer | None = None
         self._deaf = self._ended = self._asked = False
+        #: Whether a request that is here already will be taken in the next turn of the reactor.
+        self._is_due = False
         self.has_place = self._has_room = False
         self._lent = 0
         self._awaits_room = self._is_blocked = False
@@ -241,7 +243,7 @@ class StreamingChannel(protocol.Protocol):
             self._take_content(self._body, data)
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if not self.requests and not self.deadlines.is_blocked:
+        if not self._waits():
             self._take_request()
         elif self._ahead() > AHEAD:
             self.network.pauseProducing()
@@ -261,6 +263,14 @@ class StreamingChannel(protocol.Protocol):
             if refusal.head is not None:
                 self._note(self.site.request_class(self, refusal.head))
             self.refuse(refusal.status, refusal.detail)
+        if self._buffer and self._waits() and self._ahead() > AHEAD:
+            self.network.pauseProducing()
+
+    def _waits(self) -> bool:
+        """Return whether what has come has to wait for something else than more bytes."""
+        if self._deaf:
+            return False
+        return bool(self.requests) or self._is_due or self.deadlines.is_blocked
 
     def _length_of(self, head: Head) -> int | None:
         try:
@@ -322,12 +332,14 @@ class StreamingChannel(protocol.Protocol):
             self._deaf = True
             self._lose()
         elif self._buffer:
+            self._is_due = True
             self.site.reactor.callLater(0, self._go_on)
         else:
             self._go_on()
 
     def _go_on(self) -> None:
         """Take the next request, unless the client has to take answers first."""
+        self._is_due = False
         if self.requests or self._deaf or self.deadlines.is_blocked:
             return
         self._leave_room()

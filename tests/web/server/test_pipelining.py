@@ -118,6 +118,30 @@ async def test_requests_behind_an_answer_that_nobody_reads_are_not_read(nas: Nas
 
 
 @pytest_twisted.ensureDeferred
+async def test_requests_that_come_faster_than_they_are_answered_are_not_all_read(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead: list[int] = []
+    real = nas.site.log
+
+    def log(request: StreamingRequest) -> None:
+        ahead.extend(channel._ahead() for channel in nas.site.channels)
+        real(request)
+
+    monkeypatch.setattr(nas.site, "log", log)
+    long = HEALTH[:-2] + b"X: %b\r\n\r\n" % (b"x" * 1000)
+
+    def pipeline() -> None:
+        with Client(nas.port) as client:
+            client.send(long * 500)
+            for _ in range(500):
+                assert client.answer()[0] == 200
+
+    await nas.in_thread(pipeline)
+    assert max(ahead) <= AHEAD + READ
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_client_that_takes_its_last_answer_slowly_is_not_idle(nas: Nas) -> None:
     nas.site.limits.idle = 0
 

@@ -88,6 +88,22 @@ async def test_a_request_without_room_is_told_to_come_again_but_operators_get_th
     await nas.at_rest()
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_room_of_each_of_many_requests_that_come_at_once_comes_back(
+    nas: Nas, small: Small
+) -> None:
+    def talk() -> None:
+        with Client(nas.port) as client:
+            client.send(get("/health") * 3000)
+            for _ in range(3000):
+                assert client.answer()[0] == 200
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
+    await nas.in_thread(wait_until, lambda: not nas.site.channels, "the end of the connection")
+    assert small.is_empty()
+
+
 def fill(nas: Nas, sent: bytes) -> list[Client]:
     """Open connections until no place is left, and send *sent* on each."""
     clients: list[Client] = []
