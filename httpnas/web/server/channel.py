@@ -434,13 +434,15 @@ class StreamingChannel(protocol.Protocol):
             return
         self._deaf = True
         self.deadlines.enter_linger()
-        half_close = getattr(self.transport, "loseWriteConnection", None)
-        if half_close is None or self._ended:
+        if self._ended:
             self._lose()
-        else:
+            return
+        self.network.resumeProducing()
+        if self.lends_socket:
             self.transport.unregisterProducer()
-            self.network.resumeProducing()
-            half_close()
+            self.transport.loseWriteConnection()
+        else:
+            self._lose()  # TLS says that nothing follows, and waits until the client says so, too
 
     def close(self) -> None:
         """Close, after what was written has gone out or the time to linger is over."""
