@@ -329,6 +329,10 @@ class StreamingChannel(protocol.Protocol):
         self.requests.remove(done)
         self.transport.bufferSize = READ
         if self.is_last or not self.persistent:
+            if self._ahead() > AHEAD:
+                # Others wait unread in the kernel, which would destroy the answer when it closes.
+                self.linger()
+                return
             self._deaf = True
             self._lose()
         elif self._buffer:

@@ -14,7 +14,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from httpnas.web.server.channel import AHEAD, READ
 from httpnas.web.server.request import StreamingRequest
-from tests.harness import Client, Nas, let_daemon_read, wait_until
+from tests.harness import PATIENCE, Client, Nas, let_daemon_read, wait_until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: nas\r\n\r\n"
 LARGE = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: nas\r\n\r\n"
@@ -139,6 +139,31 @@ async def test_requests_that_come_faster_than_they_are_answered_are_not_all_read
 
     await nas.in_thread(pipeline)
     assert max(ahead) <= AHEAD + READ
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_answer_comes_whole_though_more_requests_were_sent_than_are_read(
+    nas: Nas,
+) -> None:
+    content = b"x" * (6 << 20)
+    (nas.root / "large").write_bytes(content)
+
+    def pipeline() -> None:
+        with Client(nas.port, buffer=8192) as client:
+            client.send(b"GET /file/large HTTP/1.1\r\nHost: nas\r\n\r\n")
+            (channel,) = wait_until(lambda: nas.site.channels, "the connection")
+            wait_until(lambda: channel.deadlines.is_blocked, "the socket to be full")
+            client.socket.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                while True:
+                    client.socket.send(HEALTH * 1000)
+            nas.site.draining = True
+            client.socket.settimeout(PATIENCE)
+            status, _, body = client.answer()
+            assert (status, body == content) == (200, True)
+            assert client.rest() == b""
+
+    await nas.in_thread(pipeline)
 
 
 @pytest_twisted.ensureDeferred
