@@ -148,6 +148,7 @@ class StreamingSite(ServerFactory, channel.Site):
             return False
         longest = min(idle, key=lambda connection: connection.deadlines.since)
         longest.has_place = False
+        self.add_extra(longest)  # until it has taken its last answer
         longest.close()
         self.give_back_place()
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from math import inf
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import pytest_twisted
 
 from httpnas.transfer.budget import Budget
+from httpnas.web.server.channel import READ
 from httpnas.web.server.places import CONNECTION, EXTRA, REQUEST, Places
 from tests.harness import Client, Nas, connect, let_daemon_read, talk, twistd, wait_until
 
@@ -171,6 +173,30 @@ async def test_connections_without_a_place_are_bounded_and_the_newest_is_answere
             client.socket.close()
 
     await nas.in_thread(talk)
+    await nas.at_rest()
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_that_gave_up_their_place_and_do_not_end_are_bounded(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(bytes(READ - 4096))
+    nas._listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    most = 0
+
+    def talk() -> None:
+        nonlocal most
+        clients = []
+        for _ in range(2 * EXTRA):
+            clients.append(Client(nas.port, buffer=4096))
+            clients[-1].send(get("/file/f"))
+            let_daemon_read()
+            most = max(most, len(nas.site.channels))
+        assert most > EXTRA, "none has taken its answer"
+        assert clients[-1].answer()[0] == 200
+        for client in clients:
+            client.socket.close()
+
+    await nas.in_thread(talk)
+    assert most <= EXTRA + 2 * CONNECTIONS
     await nas.at_rest()
 
 
