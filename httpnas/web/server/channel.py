@@ -374,7 +374,7 @@ class StreamingChannel(protocol.Protocol):
         One that has closed all resets the connection as soon as it is sent something. An interim
         response is what can be sent before there is an answer (RFC 9110 section 15.2).
         """
-        if not self._ended or not self.requests:
+        if not self._ended or self._deaf or not self.requests:
             return
         waiting = self.requests[0]
         if _is_reset(self.transport.fileno()):

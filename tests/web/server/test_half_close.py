@@ -154,3 +154,32 @@ async def test_a_client_that_has_gone_is_told_from_one_that_waits(
 
     await nas.in_thread(leave)
     await nas.at_rest()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_follows_a_refusal_that_waits_for_the_client(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Waiting(nas, monkeypatch)
+    waiting.go_on()
+
+    def talk() -> bytes:
+        with Client(nas.port, buffer=8192) as client:
+            client.send(HEALTH)
+            (channel,) = wait_until(lambda: nas.site.channels, "the connection")
+            while not channel.unsent():
+                client.send(HEALTH * 100)
+                let_daemon_read()
+                wait_until(lambda: channel.deadlines.is_idle and not channel._buffer)
+            client.send(
+                UPLOAD.replace(b"Content-Length: 3", b"Transfer-Encoding: chunked") + b"\r\n\r\n"
+            )
+            client.socket.shutdown(socket.SHUT_WR)
+            wait_until(lambda: channel._ended, "the end to be noticed")
+            waiting.tick()
+            return client.rest()
+
+    answers = await nas.in_thread(talk)
+    _, refusal, behind = answers.partition(b"HTTP/1.1 400 ")
+    assert refusal
+    assert b"HTTP/1.1 " not in behind
