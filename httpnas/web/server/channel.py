@@ -124,7 +124,10 @@ class StreamingChannel(protocol.Protocol):
         self._deaf = True
         for under_way in self.requests:
             under_way.left()
-        self._leave_room()
+            # Its handler runs on, and what that holds is not there for others yet.
+            under_way.at_its_end(self._leave_room)
+        if not self.requests:
+            self._leave_room()
         if self.has_place:
             self.site.give_back_place()
         self.site.forget(self)

@@ -48,9 +48,14 @@ class Handlers:
         self._is_expected = is_expected
         self._changed = changed
 
-    def run(self, handler: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
+    def run(
+        self,
+        handler: Coroutine[Deferred[Any], Any, Any],
+        then: Callable[[], object] = lambda: None,
+    ) -> Deferred[Any]:
         """Run *handler* to its end.
 
+        :param then: is called at its end, before the result is there.
         :return: fires with its result. Cancelling or firing it before stops waiting for the
             result; the handler runs on.
         """
@@ -60,6 +65,7 @@ class Handlers:
 
         def ended(outcome: object) -> None:
             self.running -= 1
+            then()
             self._changed()
             if not result.called:
                 result.callback(outcome)

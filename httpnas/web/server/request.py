@@ -159,7 +159,8 @@ class StreamingRequest:
     ending = Ending.ANSWERED
     producer: IPushProducer | None = None
     first_byte: float | None = None
-    _is_chunked = _has_no_body = _is_lost = False
+    _is_chunked = _has_no_body = _is_lost = _runs = False
+    _then: Callable[[], object] | None = None
     _handled: Deferred[Any] | None = None
     _drained_from = 0
 
@@ -227,6 +228,13 @@ class StreamingRequest:
         if self._handled is not None:
             self._handled.cancel()
 
+    def at_its_end(self, then: Callable[[], object]) -> None:
+        """Call *then* when no handler runs for this request any more, which may be at once."""
+        if self._runs:
+            self._then = then
+        else:
+            then()
+
     def _cut_short(self) -> None:
         if not self.finished:
             self.finished = True
@@ -270,8 +278,14 @@ class StreamingRequest:
         :return: fires with its result; cancelling it lets go of the result, nothing else.
         :raises GivenUp: through the Deferred, when the backend does not answer for too long.
         """
-        self._handled = self.site.handlers.run(handler)
+        self._runs = True
+        self._handled = self.site.handlers.run(handler, self._ran)
         return self._handled
+
+    def _ran(self) -> None:
+        self._runs = False
+        if self._then is not None:
+            self._then()
 
     def _answer_star(self) -> None:
         """Answer for the server as a whole (RFC 9110 section 9.3.7)."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
+import threading
 from collections.abc import AsyncIterator
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -104,6 +107,40 @@ async def test_the_room_of_each_of_many_requests_that_come_at_once_comes_back(
     await nas.at_rest()
     await nas.in_thread(wait_until, lambda: not nas.site.channels, "the end of the connection")
     assert small.is_empty()
+
+
+@pytest_twisted.ensureDeferred
+async def test_clients_that_leave_do_not_make_room_for_more_work_than_there_is_room_for(
+    nas: Nas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nas.root / "f").write_bytes(b"old")
+    go_on, opened = threading.Event(), nas.storage.open
+
+    def open_late(name: bytes) -> Any:
+        go_on.wait(20)
+        return opened(name)
+
+    monkeypatch.setattr(nas.storage, "open_cached", lambda name: None)
+    monkeypatch.setattr(nas.storage, "open", open_late)
+
+    def talk() -> None:
+        for _ in range(50):
+            with Client(nas.port) as client:
+                client.send(get("/file/f"))
+                let_daemon_read()
+                reset = struct.pack("ii", 1, 0)
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        wait_until(lambda: not nas.site.channels, "all to be missed")
+        running = nas.site.handlers.running
+        go_on.set()
+        assert running <= REQUESTS + CONNECTIONS
+        wait_until(lambda: not nas.site.handlers.running, "the work to be done")
+        with Client(nas.port) as client:
+            client.send(get("/file/f"))
+            assert client.answer()[0] == 200, "the room has come back"
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
 
 
 def fill(nas: Nas, sent: bytes) -> list[Client]:
