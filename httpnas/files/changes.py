@@ -51,26 +51,46 @@ class Changes:
         name: bytes,
         body: Incoming,
         digesting: DigestCheck,
-        upload: Upload,
-        publish: Callable[[Claim], T],
+        begin: Callable[[], Upload],
+        publish: Callable[[Upload, Claim], T],
+        claim: Claim,
     ) -> T:
-        """Stream *body* into *upload*, then *publish* it; *upload* is closed in the end."""
+        """Stream *body* into what *begin* makes, then *publish* that; it is closed in the end.
+
+        If all of *body* is there already, one call in a thread does everything. Otherwise *begin*
+        comes first, to refuse what may not be stored before the client sends it.
+
+        :param claim: takes the locks that *publish* needs.
+        """
         ending = ExitStack()  # closes it once, whoever asks for it
-        ending.callback(upload.close)
+        upload: Upload | None = None
+
+        def begun() -> Upload:
+            nonlocal upload
+            if upload is None:
+                upload = begin()
+                ending.callback(upload.close)
+            return upload
+
         try:
-            async with self._streamed(body, digesting, upload) as rest:
+            if not body.ended:
+                await self._disk.run(begun)
+            async with self._streamed(
+                body, digesting, lambda chunks: begun().write(chunks)
+            ) as rest:
 
                 def finish(claim: Claim) -> T:
+                    upload = begun()
                     if rest:
                         digesting.update(rest)
                         upload.write(rest)
                         rest.clear()
                     digesting.verify()
-                    result = publish(claim)
+                    result = publish(upload, claim)
                     ending.close()
                     return result
 
-                return await self.in_turn(job, name, upload.claim(), finish)
+                return await self.in_turn(job, name, claim, finish)
         except BaseException:
             await self._disk.run(ending.close)
             raise
@@ -86,7 +106,7 @@ class Changes:
         """Stream *body* into *append*, then commit it together with others that wait."""
 
         try:
-            async with self._streamed(body, digesting, append) as rest:
+            async with self._streamed(body, digesting, append.write) as rest:
 
                 def prepare() -> None:
                     digesting.update(rest)
@@ -109,7 +129,7 @@ class Changes:
         :raises KeyReused: when it is another one.
         """
         whole = Sum()
-        async with self._streamed(body, DigestCheck({}), whole) as rest:
+        async with self._streamed(body, DigestCheck({}), whole.write) as rest:
 
             def compare() -> None:
                 whole.write(rest)
@@ -133,16 +153,16 @@ class Changes:
 
     @asynccontextmanager
     async def _streamed(
-        self, body: Incoming, digesting: DigestCheck, target: Upload | Append | Sum
+        self, body: Incoming, digesting: DigestCheck, take: Callable[[Sequence[bytes]], None]
     ) -> AsyncIterator[list[bytes]]:
-        """Stream *body* into *target*, and yield what is left to be written to it.
+        """Give *body* to *take* as it comes, and yield what is left to be given to it.
 
         What is left counts as memory of the request for as long as the block.
         """
 
         def write(chunks: Sequence[bytes]) -> None:
             digesting.update(chunks)
-            target.write(chunks)
+            take(chunks)
 
         sink = Sink(self._disk, write, self._disk.memory)
         try:

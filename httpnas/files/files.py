@@ -32,6 +32,7 @@ from httpnas.storage.facts import Facts
 from httpnas.storage.listing import Folder
 from httpnas.storage.locks import Claim
 from httpnas.storage.store import Storage, StoredFile
+from httpnas.storage.upload import Upload
 from httpnas.storage.version import Check, Find, Version
 from httpnas.transfer import scan
 from httpnas.transfer.disk import Disk
@@ -227,15 +228,20 @@ class Files:
         check = self._check(job, Verb.UPLOAD, name, conditions)
         digesting = DigestCheck(digests)
         with self._trace.transfer(job, Verb.UPLOAD, name, lambda: body.received):
-            upload = await self._disk.run(self._storage.begin_upload, name, check, body.length)
+            storage = self._storage
 
-            def publish(claim: Claim) -> Version:
+            def begin() -> Upload:
+                return storage.begin_upload(name, check, body.length)
+
+            def publish(upload: Upload, claim: Claim) -> Version:
                 try:
                     return upload.publish(check, conditions.create_only, digesting.expected, claim)
                 except NameTaken as error:
                     raise AlreadyThere("A file or folder with this name exists already.") from error
 
-            version = await self._changes.store(job, name, body, digesting, upload, publish)
+            version = await self._changes.store(
+                job, name, body, digesting, begin, publish, storage.claim()
+            )
         self._tell(job, Commit(Verb.UPLOAD, name, version))
         return version
 

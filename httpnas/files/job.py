@@ -53,6 +53,10 @@ class Incoming(Protocol):
     def received(self) -> int:
         """How many bytes have come so far."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether all of it is here, so that nobody is asked to send it."""
+
     def deliver_to(self, consumer: IConsumer) -> Deferred[None]:
         """Give the content to *consumer* as it comes.
 

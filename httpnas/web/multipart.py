@@ -100,9 +100,11 @@ class Part:
     :ivar filename: the name of its file on the client, None when it is not a file.
     :ivar length: None, as no part announces it.
     :ivar received: how many bytes of it have come so far.
+    :ivar ended: False, as nobody knows where it ends before it is delivered.
     """
 
     length = None
+    ended = False
 
     def __init__(self, parts: Parts, filename: str | None) -> None:
         self.filename = filename

@@ -24,6 +24,8 @@ from tests.files.jobs import FakeJob
 class Text:
     """Content that is there already; an :class:`httpnas.files.job.Incoming`."""
 
+    ended = True
+
     def __init__(self, content: bytes) -> None:
         self._content = content
         self.length: int | None = len(content)
@@ -195,6 +197,8 @@ async def test_admission_decides_once_more_under_the_lock(files: Files, points: 
     """Whoever may create only must not replace what has come in the meantime."""
 
     class Late(Text):
+        ended = False
+
         def deliver_to(self, consumer: IConsumer) -> Deferred[None]:
             (points.root / "new").write_bytes(b"of somebody else")
             return super().deliver_to(consumer)

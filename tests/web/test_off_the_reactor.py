@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from tests.files.jobs import FakeJob
-from tests.harness import Nas, logged
+from tests.harness import Client, Nas, logged, wait_until
 
 
 @pytest_twisted.ensureDeferred
@@ -71,3 +74,31 @@ async def test_a_root_in_whose_place_another_folder_stands_is_not_healthy(nas: N
         nas.root.rmdir()
         elsewhere.rename(nas.root)
     assert (await nas.fetch("GET", "/file"))[0] == 200
+
+
+@pytest.mark.parametrize("together, calls", [(True, 1), (False, 2)])
+@pytest_twisted.ensureDeferred
+async def test_an_upload_that_came_with_its_head_takes_one_call_of_a_thread(
+    nas: Nas, together: bool, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused before its body comes only if that has not come yet."""
+    real, made = nas.engine.disk.run, []
+
+    def run(call: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        made.append(call)
+        return real(call, *args)
+
+    monkeypatch.setattr(nas.engine.disk, "run", run)
+
+    def upload() -> int:
+        head = b"POST /file/f HTTP/1.1\r\nHost: nas\r\nContent-Length: 4\r\n\r\n"
+        with Client(nas.port) as client:
+            client.send(head + b"body" * together)
+            if not together:
+                wait_until(lambda: made, "the head to be handled")
+                client.send(b"body")
+            return client.answer()[0]
+
+    assert await nas.in_thread(upload) == 200
+    assert len(made) == calls
+    assert (nas.root / "f").read_bytes() == b"body"

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from httpnas.web.server import request
+from httpnas.web.server.body import HELD
 from httpnas.web.server.chunks import Chunks, Counted
 from httpnas.web.server.deadlines import Deadlines, Limits
 from httpnas.web.server.head import Head, HeadReader, HeadRefused, new_identity
@@ -42,6 +43,8 @@ READ = 64 << 10
 READ_OF_BODY = 256 << 10
 #: Bytes read at a time from who sends a body in tiny chunks, and so costs much for each byte.
 READ_OF_TINY = 16 << 10
+#: Bytes that a body may have to be there, if it came with the head, before the request is handled.
+WITH_HEAD = HELD - 1
 #: Bytes of later requests that are taken while one is handled. Beyond that, reading pauses.
 AHEAD = 16 << 10
 
@@ -292,7 +295,9 @@ class StreamingChannel(protocol.Protocol):
         self.persistent = head.is_persistent
         self._has_room = received.has_room = self.has_place and self.site.take_room(length)
         self._note(received)
-        if length == 0:
+        if length is not None and length <= min(len(self._buffer), WITH_HEAD):
+            content, self._buffer = self._buffer[:length], self._buffer[length:]
+            received.body.data_received(content)
             received.body.end()
             received.process()
             return
