@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from queue import SimpleQueue
 
@@ -20,6 +21,11 @@ from zope.interface import implementer
 
 #: Bytes of lines that may wait until they are written; what comes then is dropped.
 BOUND = 1 << 20
+#: Characters of lines that are written together: a pipe that other processes write to as well takes
+#: about so much in one piece (PIPE_BUF of pipe(7)).
+TOGETHER = 3 << 10
+#: Seconds for which lines gather. A thread that is woken for each one holds up the reactor.
+_GATHERING = 0.005
 
 _encode = json.JSONEncoder(default=str).encode
 
@@ -114,34 +120,45 @@ class Log:
             self._todo.put(lambda: change(file))
 
     def _work(self) -> None:
+        lines: list[str] = []
         while True:
             todo = self._todo.get()
             if isinstance(todo, str):
-                self._write(todo)
+                lines.append(todo)
+                if not self._todo.empty() and sum(map(len, lines)) < TOGETHER:
+                    continue
+            if lines:
+                self._write(lines)
+                lines = []
+            if isinstance(todo, str):
+                if self._todo.empty():
+                    time.sleep(_GATHERING)
                 continue
             try:
                 todo()
             except OSError:
                 self._log.failure("the log file could not be opened anew")
 
-    def _write(self, line: str) -> None:
+    def _write(self, lines: Sequence[str]) -> None:
+        text = "".join(lines)
         try:
             if self._file is not None:
-                self._file.write(line)
+                self._file.write(text)
             else:
-                _write_out(line.encode(errors="backslashreplace"))
+                _write_out(text.encode(errors="backslashreplace"))
         except OSError:
-            self._drop()
+            self._drop(len(lines))
         else:
             self._tell_of_dropped()
         finally:
             with self._lock:
-                self._waiting -= sys.getsizeof(line)
+                self._waiting -= sum(map(sys.getsizeof, lines))
 
-    def _drop(self) -> None:
-        self._dropped()
+    def _drop(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._dropped()
         with self._lock:
-            self._untold += 1
+            self._untold += count
 
     def _tell_of_dropped(self) -> None:
         """Log how many lines are missing, now that lines are taken again."""

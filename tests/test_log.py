@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import socket
 import stat
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPu
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from httpnas.log import _File, as_json, as_text
+from httpnas.log import Log, _File, as_json, as_text
 from httpnas.web.server.deadlines import Limits
 from tests.harness import Nas, connect, wait_until
 
@@ -189,6 +191,28 @@ def test_a_log_file_that_cannot_be_renamed_or_opened_again_is_written_on(tmp_pat
 
 
 # What is told of a request
+
+
+def test_lines_that_wait_are_written_together_in_pieces_that_a_pipe_keeps_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sizes = tmp_path / "log", []
+    log = Log(str(path), dropped=lambda: None)
+    write = _File.write
+
+    def noted(file: _File, text: str) -> None:
+        sizes.append(len(text))
+        write(file, text)
+
+    monkeypatch.setattr(_File, "write", noted)
+    for number in range(500):
+        log(event(id=str(number)))
+    threading.Thread(target=log._work, daemon=True).start()
+    log.flush(10)
+    found = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    assert found == [str(number) for number in range(500)]
+    assert len(sizes) < 100
+    assert max(sizes) <= select.PIPE_BUF
 
 
 @pytest.mark.parametrize(

@@ -106,16 +106,19 @@ def lock(fd: int) -> bool:
     return False
 
 
-def known(fd: int, records: Records, at_once: bool = False) -> Known:
+def known(
+    fd: int, records: Records, at_once: bool = False, status: os.stat_result | None = None
+) -> Known:
     """Return what is known of the open file *fd*.
 
     A commit may begin or end between two calls. Only two equal results of fstat(2), with no
     pending record between them, prove that there was no commit.
 
     :param at_once: whether to give up when the content would have to be read.
+    :param status: what fstat(2) has just told of it, if it was asked.
     :raises Undecided: when that is so.
     """
-    before = os.fstat(fd)
+    before = status or os.fstat(fd)
     while True:
         record = records.read(fd)
         after = os.fstat(fd)

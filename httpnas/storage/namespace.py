@@ -219,13 +219,14 @@ class Namespace:
                 claim.take_file(fd)
             yield fd
 
-    def known(self, fd: int, at_once: bool = False) -> Known:
+    def known(self, fd: int, at_once: bool = False, status: os.stat_result | None = None) -> Known:
         """Return what is known of the open file *fd*, whatever is being done with it.
 
         :param at_once: when its content would have to be read for that, give up.
+        :param status: what fstat(2) has just told of it, if it was asked.
         :raises Undecided: when that is so.
         """
-        return commits.known(fd, self.records, at_once)
+        return commits.known(fd, self.records, at_once, status)
 
     def current(self, folder: int, leaf: bytes) -> Version | None:
         """Return the version that *leaf* in *folder* has now, or None when there is none."""

@@ -114,7 +114,7 @@ class Storage(Namespace):
             if version.is_folder(status):
                 return Folder(fd, is_root=not name, records=self.records)
             if version.is_file(status):
-                return StoredFile(fd, self.known(fd, at_once).version)
+                return StoredFile(fd, self.known(fd, at_once, status).version)
         raise NoSuchFile("neither a file nor a folder")
 
     def version_of(self, name: bytes) -> Version | None:
