@@ -51,6 +51,8 @@ class Group:
         self._repeats: dict[Staging, Staging] = {}
         self._made: dict[Staging, Version] = {}
         self._refused: dict[Staging, Exception] = {}
+        #: Those refused for what others before them would have made.
+        self._refused_behind: list[Staging] = []
         self._working = ExitStack()
         self._mtime_ns: int | None = None
 
@@ -77,6 +79,8 @@ class Group:
                 self._admit(append)
             except Exception as error:
                 self._refused[append] = error
+                if self._members:
+                    self._refused_behind.append(append)
         if not self._members:
             return False
         staged, workspace = self._members[0].staged, self._namespace.workspace
@@ -229,6 +233,8 @@ class Group:
 
         Where others have added something too, it stays.
         """
+        if not self._members:
+            return True  # it was done before
         with self._working:
             try:
                 return self._undo()
@@ -259,19 +265,25 @@ class Group:
         return os.pread(self._ledger.fd, there, offset) == self._content[:there]
 
     def _fail(self, error: Exception, undone: bool) -> None:
-        """Refuse all, or try each alone where there is no room: a smaller one may fit."""
+        """Refuse all that were to be added.
+
+        Those are tried alone that were refused because of them; and where there is no room, each
+        of several, as a smaller one may fit.
+        """
         members, self._members = self._members, []
+        behind, self._refused_behind = self._refused_behind, []
         no_room = isinstance(error, OSError) and error.errno in NO_ROOM
-        alone = undone and no_room and len(members) > 1
+        again = [*(members if no_room and len(members) > 1 else []), *behind] if undone else []
         for append in members:
             del self._made[append]
-            if alone:
-                group = Group(self._namespace, self._ledger, [append])
-                group.commit()
-                self._made |= group._made
-                self._refused |= group._refused
-            else:
-                self._refused[append] = translate(error) if isinstance(error, OSError) else error
+        for append in [*members, *behind]:
+            self._refused[append] = translate(error) if isinstance(error, OSError) else error
+        for append in filter(again.__contains__, self._appends):
+            group = Group(self._namespace, self._ledger, [append])
+            group.commit()
+            del self._refused[append]
+            self._made |= group._made
+            self._refused |= group._refused
 
     def _settle(self) -> None:
         """Write down that it is true; the next sync may bring that to stable storage."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -382,6 +383,7 @@ def test_what_a_file_system_lacks(wards: Wards, name: str, lack: str) -> None:
     def work(ward: Ward) -> None:
         verb = VERBS[name]
         with ward.root(verb) as root, ward.patient(root, verb, stopped=True) as patient:
+            shutil.rmtree(root / ".httpnas")  # where records are has not been chosen yet
             with strace(patient.pid, f"{CHANGES},{LOOKS}", lack) as made:
                 patient.ask("start")  # which may see what there is
                 assert patient.ask(f"verb {name}") == verb.status

@@ -34,6 +34,7 @@ from tests.crash.herd import Daemon, Herd, Unanswered, Wire, herd
 from tests.crash.history import (
     Call,
     Content,
+    TooHard,
     components,
     is_linearizable,
     shortest_bad,
@@ -46,6 +47,8 @@ pytestmark = pytest.mark.crash
 SECONDS = float(os.environ.get("HTTPNAS_HISTORIES", "15"))
 PATIENCE = float(os.environ.get("HTTPNAS_HISTORIES_PATIENCE", "1"))
 CLIENTS = 8
+#: Of so many histories, one may have more orders than can be looked at.
+TOO_HARD = 50
 #: Calls of each client in a window. Each window has names of its own, so that histories are short.
 CALLS = 16
 #: Files in folders that are moved and removed.
@@ -442,13 +445,20 @@ def test_what_clients_see_has_one_explanation(
     recorded = time.monotonic()
     calls = [call for window in windows for call in window.calls]
     parts = components(calls)
+    too_hard = 0
     for number, part in enumerate(parts):
-        if not is_linearizable(part):
+        try:
+            is_explained = is_linearizable(part)
+        except TooHard:
+            too_hard += 1
+            continue
+        if not is_explained:
             pytest.fail(
                 f"part {number} of {len(parts)}, {min(c.start for c in part) - began:.1f} s from "
                 f"the start, has no explanation. A piece of it:\n{shown(shortest_bad(part))}\n"
                 f"All of it:\n{shown(sorted(part, key=lambda call: call.start))}"
             )
+    assert too_hard <= len(parts) // TOO_HARD, f"{too_hard} of {len(parts)} were too hard to judge"
     clashes = [clash for window in windows for clash in window.clashes]
     assert not clashes
     assert not daemons.complaints, daemons.complaints[0]
@@ -459,7 +469,7 @@ def test_what_clients_see_has_one_explanation(
         f"{answers['None']} without an answer; "
         f"{', '.join(f'{n} {what}' for what, n in counts.items())}; records: {records}\n"
         f"{len(parts)} histories, the longest of {max(map(len, parts))} calls, "
-        f"checked in {time.monotonic() - recorded:.1f} s\n"
+        f"checked in {time.monotonic() - recorded:.1f} s; {too_hard} were too hard\n"
         + ", ".join(f"{what}: {n}" for what, n in sorted((answers + kinds).items()))
     )
     shutil.rmtree(roots[0])

@@ -209,6 +209,7 @@ def test_a_repeat_that_is_answered_survives_a_power_cut(image: Image) -> None:
             again = storage.begin_append(b"f", lambda present: None, key=b"key")
             if isinstance(again, Append):
                 with closing(again):
+                    again.write([b"added"])
                     again.commit()
                 assert again.repeats, "all of it was written"
             image.cut()

@@ -796,6 +796,29 @@ def test_each_of_a_group_has_its_own_outcome(storage: Storage) -> None:
 
 
 @both_kinds
+def test_who_was_refused_for_what_did_not_come_true_is_not_refused(storage: Storage) -> None:
+    class GivenUp(Exception):
+        pass
+
+    def given_up_at_the_end(find: Any) -> None:
+        asked.append(1)
+        if len(asked) > 2:
+            raise GivenUp
+
+    asked: list[int] = []
+    before = upload(storage, b"f", b"old\n")
+    group = [
+        staged(storage, b"1\n", check=given_up_at_the_end, key=b"key"),
+        staged(storage, b"2\n", check=only(before.tag)),
+        staged(storage, b"3\n", expected=4),  # what has come true refuses it again
+        staged(storage, b"x", key=b"key"),
+    ]
+    kinds = [type(result).__name__ for result in storage.commit(b"f", group)]
+    assert kinds == ["GivenUp", "Version", "WrongOffset", "Version"]
+    assert read(storage, b"f") == b"old\n2\nx"
+
+
+@both_kinds
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_of_a_group_that_does_not_fit_what_fits_is_made(
     storage: Storage, root: Path, code: int
@@ -816,8 +839,9 @@ def test_of_a_group_that_does_not_fit_what_fits_is_made(
             raise OSError(code, os.strerror(code))
         return real(fd, views)
 
-    # One is as large as what does not fit by itself.
+    # It is as large as what does not fit by itself.
     group[1].write([b"y"])
+    group[2].write([b"y"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "writev", writev)
         results = storage.commit(b"f", group)

@@ -216,7 +216,8 @@ async def test_connections_without_a_place_are_bounded_and_the_newest_is_answere
 @pytest_twisted.ensureDeferred
 async def test_connections_that_gave_up_their_place_and_do_not_end_are_bounded(nas: Nas) -> None:
     (nas.root / "f").write_bytes(bytes(READ - 4096))
-    nas._listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    listening: Any = nas._listening
+    listening.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     most = 0
 
     def talk() -> None:

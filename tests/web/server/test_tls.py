@@ -27,9 +27,7 @@ class Listening:
         made = subprocess.run(command.split(), capture_output=True, check=True)
         self._pem.write_bytes(made.stdout)
         options = PrivateCertificate.loadPEM(self._pem.read_bytes()).options()
-        self.port: Any = IReactorSSL(reactor).listenSSL(
-            0, nas.site, options, interface="127.0.0.1"
-        )
+        self.port: Any = IReactorSSL(reactor).listenSSL(0, nas.site, options, interface="127.0.0.1")
 
     def connect(self) -> ssl.SSLSocket:
         """Return a connection that raises when it ends otherwise than TLS says."""
