@@ -127,8 +127,11 @@ def known(
             if version is not None:
                 return Known(version, record)
         elif of_stat(after) == of_stat(before):
-            # A record that is locked and does not fit yet is about to be written again.
-            if fits(record, after) or (nearly_fits(record, after) and is_locked(fd)):
+            # The last name that goes sets the time of change; and a record that is locked and does
+            # not fit yet is about to be written again.
+            if fits(record, after) or (
+                nearly_fits(record, after) and (not after.st_nlink or is_locked(fd))
+            ):
                 return Known(record.version, record)
             return Known(of_stat(after), record)
         before = after

@@ -761,6 +761,18 @@ def _count(patch: pytest.MonkeyPatch, function: str, calls: list[str]) -> None:
 
 
 @both_kinds
+def test_a_file_that_is_removed_while_it_is_looked_at_has_its_tag_still(
+    storage: Storage, root: Path
+) -> None:
+    """Removing it sets the time of change, by which other changes are seen."""
+    before = upload(storage, b"f", b"old\n")
+    time.sleep(0.02)  # more than that time may be off
+    with owned(os.open(root / "f", os.O_RDONLY)) as fd:
+        (root / "f").unlink()
+        assert storage.known(fd).version.tag == before.tag
+
+
+@both_kinds
 def test_each_of_a_group_has_its_own_outcome(storage: Storage) -> None:
     class GivenUp(Exception):
         pass
