@@ -246,19 +246,24 @@ class Namespace:
             with owned(folder):
                 return self.current(folder, split(name)[1])
 
-    def sole_inode(self, folder: int, leaf: bytes) -> int | None:
-        """Return the inode of *leaf* in *folder* if its records go when this name goes.
+    @contextmanager
+    def doomed(self, folder: int, leaf: bytes) -> Iterator[int | None]:
+        """Yield the inode of *leaf* in *folder*, if its record goes when this name goes.
 
-        It is None for a file that has another name too, and where files keep their records
-        themselves.
+        No other file gets that inode as long as the block, in which the record is removed. It is
+        None for a file that has another name too, and where files keep their records themselves.
         """
         if self.has_xattrs:
-            return None
+            yield None
+            return
         try:
-            status = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+            fd = os.open(leaf, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         except FileNotFoundError:
-            return None
-        return status.st_ino if status.st_nlink == 1 else None
+            yield None
+            return
+        with owned(fd):
+            status = os.fstat(fd)
+            yield status.st_ino if status.st_nlink == 1 else None
 
 
 def refuse_non_file(status: os.stat_result) -> None:

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from httpnas.storage.descriptors import handed_over, owned
 from httpnas.storage.errors import NotFreed
@@ -92,15 +92,19 @@ class Removal:
 
     def _unlinked(self, folder: int, entry: bytes) -> bool:
         """Unlink *entry*, or return False because it is a folder."""
-        status = None
-        if self._forget is not None:
-            status = os.stat(entry, dir_fd=folder, follow_symlinks=False)
-        try:
-            os.unlink(entry, dir_fd=folder)
-        except IsADirectoryError:
-            return False
-        if self._forget is not None and status is not None and status.st_nlink == 1:
-            self._forget(status.st_ino)
+        with ExitStack() as held:
+            doomed = None
+            if self._forget is not None:
+                # No other file gets its inode until its record is removed.
+                flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = held.enter_context(owned(os.open(entry, flags, dir_fd=folder)))
+                doomed = os.fstat(fd)
+            try:
+                os.unlink(entry, dir_fd=folder)
+            except IsADirectoryError:
+                return False
+            if self._forget is not None and doomed is not None and doomed.st_nlink == 1:
+                self._forget(doomed.st_ino)
         return True
 
 

@@ -113,17 +113,14 @@ def _replace(
 ) -> None:
     (source, name), (destination, new_name) = old, new
     replaced = _inode(destination, new_name)
-    doomed = namespace.sole_inode(destination, new_name)
-    try:
-        os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=destination)
-    except IsADirectoryError as error:
-        raise NameTaken("the destination is a folder") from error
-    if replaced is None:
-        return
-    if replaced != status.st_ino:
-        if doomed is not None:
+    with namespace.doomed(destination, new_name) as doomed:
+        try:
+            os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=destination)
+        except IsADirectoryError as error:
+            raise NameTaken("the destination is a folder") from error
+        if doomed not in (None, status.st_ino):
             namespace.records.forget(doomed)
-    elif status.st_nlink > 1:
+    if replaced == status.st_ino and status.st_nlink > 1:
         # Both names are links to one file, and rename(2) leaves both. They may also be a single
         # link: by two names of its folder (which another program moves in this moment), or on a
         # file system that takes upper and lower case for the same.
@@ -228,7 +225,8 @@ def _take_out(
         return None
     if version.is_file(status) and not namespace.has_xattrs:
         recovered_at(namespace, folder, leaf)  # whoever reads it yet finds no record any more
-    os.unlink(leaf, dir_fd=folder)
-    if status.st_nlink == 1:
-        namespace.records.forget(status.st_ino)
+    with namespace.doomed(folder, leaf) as doomed:
+        os.unlink(leaf, dir_fd=folder)
+        if doomed is not None:
+            namespace.records.forget(doomed)
     return None

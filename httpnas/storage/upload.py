@@ -134,21 +134,21 @@ class Upload:
             check(lambda: namespace.current(folder, leaf))
             if inheritance.renew():
                 namespace.sync(self._fd)
-            doomed = namespace.sole_inode(folder, leaf)
             record = self._following(folder, leaf)
             self._note(ledger, record)
-            try:
-                self._rename(folder, leaf, create_only)
-            except OSError as error:
-                if error.errno != errno.EXDEV or not projects.join(self._fd, folder):
-                    raise
-                namespace.sync(self._fd)
-                self._rename(folder, leaf, create_only)
-            self._published = True
-            claim.undoing.clear()
-            ledger.confirm()
-            if doomed is not None:
-                namespace.records.forget(doomed)
+            with namespace.doomed(folder, leaf) as doomed:
+                try:
+                    self._rename(folder, leaf, create_only)
+                except OSError as error:
+                    if error.errno != errno.EXDEV or not projects.join(self._fd, folder):
+                        raise
+                    namespace.sync(self._fd)
+                    self._rename(folder, leaf, create_only)
+                self._published = True
+                claim.undoing.clear()
+                ledger.confirm()
+                if doomed is not None:
+                    namespace.records.forget(doomed)
 
     def _note(self, ledger: Ledger, record: Record) -> None:
         """Write down *record*, unless the rights that the file has taken over forbid that.

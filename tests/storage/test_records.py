@@ -28,7 +28,7 @@ from httpnas.storage.record import KEYS, PAGE, Key, Pending, Record
 from httpnas.storage.records import FileRecords, Records, XattrRecords
 from httpnas.storage.store import Storage
 from httpnas.storage.version import Check, Version
-from tests.private import RECORDS, own
+from tests.private import RECORDS, keep_records, own
 from tests.storage.steps import (
     Died,
     Refused,
@@ -48,6 +48,7 @@ from tests.storage.steps import (
     pends,
     read,
     remove,
+    tag,
     upload,
 )
 
@@ -773,3 +774,39 @@ def test_the_folder_of_records_may_be_gone(plain: Storage, root: Path) -> None:
     with pytest.raises(StorageError):
         append(plain, b"f", b"new")
     assert (root / "f").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("verb", ["delete", "replace", "move over", "free"])
+def test_a_record_is_not_removed_that_another_file_of_the_inode_has_by_then(
+    root: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A daemon may stand still between removing a file and its record."""
+    keep_records(root, "beside")
+    storage = Storage(str(root), durable=False)
+    for name in (b"f", b"d/f", b"g"):
+        upload(storage, name, b"1")
+    inodes = {(root / name).stat().st_ino for name in ("f", "d/f")}
+    real = storage.records.forget
+    tags: list[str] = []
+
+    def late(inode: int) -> None:
+        if inode in inodes and not tags:
+            # ext4 gives the inode to the next file that is made.
+            tags.append(upload(storage, b"next", b"2").tag)
+        real(inode)
+
+    monkeypatch.setattr(storage.records, "forget", late)
+    storage.workspace.forget = late
+    if verb == "delete":
+        storage.remove(b"f", anything)
+    elif verb == "replace":
+        upload(storage, b"f", b"3")
+    elif verb == "move over":
+        storage.move(b"g", b"f", anything)
+    else:
+        aside = storage.remove(b"d", anything)
+        assert aside is not None
+        for _ in storage.reclaim(aside):
+            pass
+    assert tags == [tag(storage, b"next")]
+    storage.close()
