@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from httpnas.storage import projects
@@ -136,7 +138,7 @@ class Upload:
                 namespace.sync(self._fd)
             record = self._following(folder, leaf)
             self._note(ledger, record)
-            with namespace.doomed(folder, leaf) as doomed:
+            with self._being_named(), namespace.doomed(folder, leaf) as doomed:
                 try:
                     self._rename(folder, leaf, create_only)
                 except OSError as error:
@@ -149,6 +151,18 @@ class Upload:
                 ledger.confirm()
                 if doomed is not None:
                     namespace.records.forget(doomed)
+
+    @contextmanager
+    def _being_named(self) -> Iterator[None]:
+        """Let readers know that the record will fit again: a new name sets the change time."""
+        if not self._namespace.records.change_times:
+            yield
+            return
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _note(self, ledger: Ledger, record: Record) -> None:
         """Write down *record*, unless the rights that the file has taken over forbid that.

@@ -810,3 +810,25 @@ def test_a_record_is_not_removed_that_another_file_of_the_inode_has_by_then(
             pass
     assert tags == [tag(storage, b"next")]
     storage.close()
+
+
+@both_kinds
+def test_a_file_has_its_tag_as_soon_as_it_has_its_name(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the daemon stands still before it writes down the change time of the new name."""
+    confirm, seen = Ledger.confirm, []
+
+    def late(ledger: Ledger) -> None:
+        seen.append(tag(storage, b"f"))
+        confirm(ledger)
+
+    rename = os.rename
+
+    def later(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.02)  # more than the change time may be off
+        rename(*args, **kwargs)
+
+    monkeypatch.setattr(Ledger, "confirm", late)
+    monkeypatch.setattr(os, "rename", later)
+    assert upload(storage, b"f", b"1").tag == seen[0] == tag(storage, b"f")
