@@ -84,11 +84,19 @@ class Log:
         self._waiting = self._untold = 0
         self._todo: SimpleQueue[str | Callable[[], object]] = SimpleQueue()
 
+    @property
+    def has_file(self) -> bool:
+        """Whether lines go to a file that this process rotates."""
+        return self._file is not None
+
     def __call__(self, event: LogEvent) -> None:
         """Let *event* be written."""
         line = self._form(event)
-        if line is None:
-            return
+        if line is not None:
+            self.take(line)
+
+    def take(self, line: str) -> None:
+        """Let *line*, or several, each with its newline, be written."""
         cost = sys.getsizeof(line)
         with self._lock:
             fits = self._waiting + cost <= BOUND

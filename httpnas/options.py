@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from twisted.python import usage
@@ -15,6 +17,8 @@ from httpnas.fields.origins import origin_of
 from httpnas.launch import check_pid_file, give_up, keep_umask
 
 _PORT = 3000
+#: Bytes of memory that each process must have.
+LEAST_MEMORY = 128 << 20
 _HOST = re.compile(rb"(?:[^:/?#@\s]+|\[[0-9a-f:.]+\])\Z")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -32,9 +36,26 @@ def _bytes(value: str) -> int | None:
 
 def _memory(value: str) -> int:
     size = _bytes(value) or 0
-    if size < 128 << 20:
+    if size < LEAST_MEMORY:
         raise ValueError("it must be at least 128M: the daemon takes half of that when idle")
     return size
+
+
+def _workers(value: str) -> int:
+    if value == "auto":
+        return cores()
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:5]) <= 256:
+        raise ValueError(f"{value!r} is neither auto nor a number from 1 to 256")
+    return int(value)
+
+
+def cores() -> int:
+    """Return how many cores this process may use at once (sched_getaffinity(2), cgroups(7))."""
+    allowed = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, max(1, int(quota) // int(period)))
+    return allowed
 
 
 def _headroom(value: str) -> int:
@@ -185,6 +206,15 @@ _OPTIONS = (
         "Memory that the daemon may take, in bytes or with K, M, G or T.",
     ),
     _Option(
+        "workers",
+        None,
+        "HTTPNAS_WORKERS",
+        "1",
+        _workers,
+        "How many processes serve; auto: as many as there are cores for them. They share the "
+        "memory of --memory.",
+    ),
+    _Option(
         "stall",
         None,
         "HTTPNAS_STALL",
@@ -258,6 +288,7 @@ class Options(usage.Options):
     """The options of ``twistd httpnas``. The environment supplies those that are not given.
 
     :ivar given: the names of those that have a value that is not the default.
+    :ivar arguments: what was parsed.
     """
 
     synopsis = "[options]"
@@ -272,6 +303,7 @@ class Options(usage.Options):
         super().__init__()
         self["listen"] = []
         self.given: set[str] = set()
+        self.arguments: list[str] = []
 
     def opt_listen(self, description: str) -> None:
         self["listen"].append(description)
@@ -292,6 +324,7 @@ class Options(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse *options* and the environment; an error ends the daemon with one line."""
         try:
+            self.arguments = list(options or [])
             super().parseOptions(options)
             self.given = {
                 option.name
@@ -301,11 +334,19 @@ class Options(usage.Options):
             for option in _OPTIONS:
                 self[option.name] = option.value(self[option.name], os.environ)
             self["listen"] = self["listen"] or _default_listen(os.environ)
+            self._share_memory()
         except usage.UsageError as error:
             raise give_up(error) from None
         if self.parent is not None:
             check_pid_file(self.parent["pidfile"])
             keep_umask(self.parent)
+
+    def _share_memory(self) -> None:
+        if self["memory"] // self["workers"] < LEAST_MEMORY:
+            raise usage.UsageError(
+                f"--memory: {self['workers']} workers need at least "
+                f"{self['workers'] * (LEAST_MEMORY >> 20)}M"
+            )
 
     def parseArgs(self, *arguments: str) -> None:
         """Take no arguments."""

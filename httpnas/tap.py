@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -13,7 +14,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
@@ -26,6 +27,7 @@ from httpnas.files.files import Files
 from httpnas.files.points import Admit, Tell, admit_all, tell_nobody
 from httpnas.files.trace import Trace
 from httpnas.launch import give_up, keep_stderr, open_log
+from httpnas.log import Log
 from httpnas.options import Options
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
@@ -36,7 +38,7 @@ from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.application import NasApplication
 from httpnas.web.doors.file import FileDoor
 from httpnas.web.doors.files import FilesDoor
-from httpnas.web.doors.operations import Operations
+from httpnas.web.doors.operations import Colleagues, Operations
 from httpnas.web.doors.pages import Pages
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
@@ -44,6 +46,7 @@ from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
 from httpnas.web.server.places import EXTRA, Places
 from httpnas.web.server.site import StreamingSite
+from httpnas.workers import Inheritance, Workers, inheritance
 
 __all__ = ["Options", "makeService"]
 
@@ -99,16 +102,22 @@ def make_engine(
     return Engine(disk, watchdog, trace, Files(disk, watchdog, Turns(), trace, admit, tell))
 
 
-def make_doors(engine: Engine, metrics: Metrics, options: Mapping[str, Any]) -> list[Door]:
+def make_doors(
+    engine: Engine,
+    metrics: Metrics,
+    options: Mapping[str, Any],
+    colleagues: Colleagues | None = None,
+) -> list[Door]:
     """Return every door.
 
     :param options: as :class:`Options` has them.
+    :param colleagues: the other workers, if there are any.
     """
     files, watchdog, max_upload = engine.files, engine.watchdog, options["max-upload"]
     return [
         FileDoor(files, watchdog, max_upload),
         FilesDoor(files, max_upload),
-        Operations(engine.disk, watchdog, engine.trace, metrics, options["headroom"]),
+        Operations(engine.disk, watchdog, engine.trace, metrics, options["headroom"], colleagues),
         Pages(),
     ]
 
@@ -134,44 +143,100 @@ def make_site(
     return StreamingSite(router.route, Request, reactor, limits, watchdog, application, places)
 
 
-class Daemon(Service):
-    """Everything that is running: the pool of threads, the storage, the site and its ports.
+class Process(Service):
+    """A process under ``twistd``: its log, its standard error and its signals.
 
     :param reactor: the reactor.
     :param options: parsed :class:`Options`.
-    :param storage: is closed at the end.
-    :param metrics: the same that observe the steps of the storage.
+    :param line_dropped: is called for each line that the log does not have.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, options: Options, storage: Storage, metrics: Metrics) -> None:
+    def __init__(
+        self, reactor: Any, options: Options, line_dropped: Callable[[], object] = lambda: None
+    ) -> None:
         self._reactor = reactor
         self._options = options
-        self._metrics = metrics
+        self._line_dropped = line_dropped
         self._let_stderr_go: Callable[[], object] = lambda: None
-        memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
-        disk = Disk(reactor, memory=memory)
-        self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
-        limits = Limits(stall=options["stall"], idle=options["idle"])
-        doors = make_doors(engine, metrics, options)
-        places = Places(memory, Budget(descriptors_left() - EXTRA))
-        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options, places)
-        self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
-        self.ports: list[IListeningPort] = []
         self._signals = 0
-        self._reclaiming = LoopingCall(self._reclaim)
-        self._reclaiming.clock = reactor
-        self._trimming = LoopingCall(memory.trim)
-        self._trimming.clock = reactor
 
     def setServiceParent(self, parent: Any) -> None:
         """Set up the log of *parent*, while there is still a standard error."""
         twistd: Mapping[str, Any] = self._options.parent or {}
-        self._lines = open_log(twistd, parent, self._metrics.line_dropped)
+        self._lines = open_log(twistd, parent, self._line_dropped)
         if not twistd.get("nodaemon"):
             self._let_stderr_go = keep_stderr()
         super().setServiceParent(parent)
+
+    def _take_signals(self, *ends: signal.Signals) -> None:
+        """Stop with status 0 at a signal; those of ``twistd`` end with the signal."""
+        for number in ends:
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
+
+    def _signalled(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._reactor.stop()
+        else:
+            self._log.warn("second signal: the running transfers are cut off")
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        """End what still runs."""
+
+    def _say_that_it_runs(self, ports: Iterable[IListeningPort]) -> None:
+        workers = self._options["workers"]
+        self._log.info(
+            "httpnas {version} serves {folder} at {addresses} (durability: {durability}{workers})",
+            version=__version__,
+            folder=os.path.abspath(self._options["storage"]),
+            addresses=", ".join(_address(port) for port in ports),
+            durability=self._options["durability"],
+            workers=f", workers: {workers}" if workers > 1 else "",
+        )
+
+
+class Daemon(Process):
+    """Everything that is running: the pool of threads, the storage, the site and its ports.
+
+    :param storage: is closed at the end.
+    :param metrics: the same that observe the steps of the storage.
+    :param inherited: what a worker has from its parent; None if this is the only process.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        options: Options,
+        storage: Storage,
+        metrics: Metrics,
+        inherited: Inheritance | None = None,
+    ) -> None:
+        super().__init__(reactor, options, metrics.line_dropped)
+        self._metrics = metrics
+        self._inherited = inherited
+        memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
+        disk = Disk(reactor, memory=memory)
+        self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
+        limits = Limits(stall=options["stall"], idle=options["idle"])
+        doors = make_doors(engine, metrics, options, inherited)
+        places = Places(memory, Budget(descriptors_left() - EXTRA))
+        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options, places)
+        if inherited is None:
+            self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
+        else:
+            self._endpoints = [
+                (text, inherited.endpoint(number, text))
+                for number, text in enumerate(options["listen"])
+            ]
+            self._answers = next(d for d in doors if isinstance(d, Operations)).answers(self.site)
+        self.ports: list[IListeningPort] = []
+        self._reclaiming = LoopingCall(self._reclaim)
+        self._reclaiming.clock = reactor
+        self._trimming = LoopingCall(memory.trim)
+        self._trimming.clock = reactor
 
     def privilegedStartService(self) -> None:
         """Begin to listen, while ports below 1024 can still be opened."""
@@ -180,7 +245,7 @@ class Daemon(Service):
             failures: list[Failure] = []
             place.listen(self.site).addCallbacks(self.ports.append, failures.append)
             if failures:
-                raise give_up(f"cannot listen on {description}: {_reason(failures[0].value)}")
+                raise _cannot_listen(description, failures[0])
         if not self._options["hosts"]:
             self._options["hosts"] += _names_of_loopback(self.ports)
 
@@ -207,35 +272,24 @@ class Daemon(Service):
         self._let_stderr_go()
 
     def _is_running(self) -> None:
-        """Log that the daemon is running, once a signal would stop it properly."""
-        self._take_signals()
-        self._log.info(
-            "httpnas {version} serves {folder} at {addresses} (durability: {durability})",
-            version=__version__,
-            folder=os.path.abspath(self._options["storage"]),
-            addresses=", ".join(_address(port) for port in self.ports),
-            durability=self._options["durability"],
-        )
+        """Tell that the daemon is running, once a signal would stop it properly."""
+        if self._inherited is None:
+            self._take_signals(*_ends(self._lines))
+            self._say_that_it_runs(self.ports)
+        else:
+            self._take_signals(signal.SIGTERM)
+            self._inherited.connect(self._answers, self._orphaned)
+
+    def _orphaned(self) -> None:
+        if not self._signals:
+            self._signalled()
 
     def _reclaim(self) -> Deferred[None]:
         return self._engine.disk.chore(self._engine.watchdog.storage.reclaim_abandoned())
 
-    def _take_signals(self) -> None:
-        """Stop with status 0 at a signal; those of ``twistd`` end with the signal."""
-        ends = [signal.SIGTERM, signal.SIGINT]
-        if self._lines.is_terminal:
-            ends.append(signal.SIGHUP)  # the terminal has gone
-        for number in ends:
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
-
-    def _signalled(self) -> None:
-        self._signals += 1
-        if self._signals == 1:
-            self._reactor.stop()
-        else:
-            self._log.warn("second signal: the running transfers are cut off")
-            self.site.abort()
-            _leave_after(_LAST, self._tell_of_hang)
+    def _cut_off(self) -> None:
+        self.site.abort()
+        _leave_after(_LAST, self._tell_of_hang)
 
     async def _stop(self) -> None:
         drain = self._options["drain"]
@@ -255,6 +309,10 @@ class Daemon(Service):
         self._lines.flush()
 
     def _stop_listening(self) -> Deferred[Any]:
+        if self._inherited is not None:  # they are the parent's
+            for port in self.ports:
+                port.stopReading()  # type: ignore[attr-defined]
+            return succeed(None)
         return gatherResults([maybeDeferred(port.stopListening) for port in self.ports])
 
     def stopService(self) -> Deferred[None]:
@@ -264,6 +322,74 @@ class Daemon(Service):
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+
+class Parent(Process):
+    """The process that opens the sockets for its workers, and ends with them."""
+
+    def __init__(self, reactor: Any, options: Options) -> None:
+        super().__init__(reactor, options)
+        number = options["workers"]
+        memory = options["memory"] // number
+        arguments = [*options.arguments, "--workers=1", f"--memory={memory}"]
+        try:
+            self._workers = Workers(reactor, number, arguments, options["listen"], options["drain"])
+        except Exception as error:
+            raise give_up(f"--listen: {error}") from error
+        self._has_failed = False
+
+    def privilegedStartService(self) -> None:
+        """Open the sockets, while ports below 1024 can still be opened."""
+        self._lines.start()
+        self._workers.listen(_cannot_listen)
+
+    def startService(self) -> None:
+        """Start the workers."""
+        super().startService()
+        if self._lines.has_file:
+            self._workers.takes_lines = self._lines.take
+        self._workers.started.addCallbacks(self._are_running, self._cannot_start)
+        self._reactor.callWhenRunning(self._take_signals, *_ends(self._lines))
+        self._reactor.callWhenRunning(self._workers.startService)
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._leave)
+        self._let_stderr_go()
+
+    def _are_running(self, _: None) -> None:
+        self._say_that_it_runs(self._workers.ports)
+
+    def _cannot_start(self, _: Failure) -> None:
+        """End: the worker has said why."""
+        self._has_failed = True
+        self._reactor.stop()
+
+    def _leave(self) -> None:
+        if self._has_failed:
+            with contextlib.suppress(OSError):
+                twistd: Mapping[str, Any] = self._options.parent or {}
+                os.unlink(twistd.get("pidfile") or "")
+            self._lines.flush()
+            os._exit(1)
+
+    def _cut_off(self) -> None:
+        self._workers.signal(signal.SIGTERM)
+
+    def stopService(self) -> Deferred[Any]:
+        """Let the workers drain, and close the sockets when all have ended."""
+        super().stopService()
+        stopped: Deferred[Any] = self._workers.stopService()
+        return stopped.addCallback(
+            lambda _: gatherResults(maybeDeferred(p.stopListening) for p in self._workers.ports)
+        )
+
+
+def _ends(lines: Log) -> list[signal.Signals]:
+    """Return the signals that end the daemon: the terminal may have gone."""
+    ends = [signal.SIGTERM, signal.SIGINT]
+    return [*ends, signal.SIGHUP] if lines.is_terminal else ends
+
+
+def _cannot_listen(description: str, failure: Failure) -> Exception:
+    return give_up(f"cannot listen on {description}: {_reason(failure.value)}")
 
 
 def _reason(error: BaseException | None) -> object:
@@ -346,5 +472,12 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415  (importing it installs it)
 
     _use_monotonic_clock(reactor)
+    inherited = inheritance(reactor)
+    if inherited is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent acts
     metrics = Metrics()
-    return Daemon(reactor, options, _open_storage(options, metrics), metrics)
+    storage = _open_storage(options, metrics)
+    if options["workers"] > 1:
+        storage.close()  # what is wrong with it has been said
+        return Parent(reactor, options)
+    return Daemon(reactor, options, storage, metrics, inherited)

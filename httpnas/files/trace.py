@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import islice
@@ -122,6 +122,19 @@ class Trace:
             "running": [transfer.record() for transfer in reversed(self._running)],
             "ended": [transfer.record() for transfer in islice(self._ended, limit)],
         }
+
+
+def joined(records: Sequence[Mapping[str, Any]], limit: int | None) -> dict[str, Any]:
+    """Return what :meth:`Trace.record` of several traces tells, as if they were one."""
+    running, ended = (
+        sorted(
+            (transfer for record in records for transfer in record[what]),
+            key=lambda transfer: str(transfer["since"]),
+            reverse=True,
+        )
+        for what in ("running", "ended")
+    )
+    return {"running": running, "ended": ended[:limit]}
 
 
 def _path(name: bytes) -> str:

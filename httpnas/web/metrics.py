@@ -7,7 +7,7 @@ so the number of series is bounded.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from httpnas.files.trace import VERBS, Trace
 from httpnas.storage.namespace import Step
@@ -34,6 +36,22 @@ _DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 3
 #: Seconds: from an fsync that has nothing to do to a lock that is given up.
 _STEPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
+#: A metric with its samples: name, documentation, type, and name, labels and value of each.
+Family = tuple[str, str, str, list[tuple[str, dict[str, str], float]]]
+#: What the figures of several workers make together. Counters and histograms add up; of any other
+#: gauge, such as the size of the file system, all tell the same, and the most counts.
+_JOIN: Mapping[str, Callable[[Iterable[float]], float]] = {
+    "httpnas_connections": sum,
+    "httpnas_transfers_running": sum,
+    "httpnas_disk_calls_running": sum,
+    "httpnas_disk_calls_queued": sum,
+    "process_virtual_memory_bytes": sum,
+    "process_resident_memory_bytes": sum,
+    "process_open_fds": sum,
+    "process_max_fds": sum,
+    "process_start_time_seconds": min,
+}
+
 disable_created_metrics()  # one more series for each counter, which nobody asks for
 
 
@@ -45,6 +63,29 @@ class _Series(NamedTuple):
     sent: Counter
     durations: Histogram
     first_bytes: Histogram
+
+
+class _Joined(Collector):
+    """The metrics of several workers, as those of one daemon."""
+
+    def __init__(self, workers: Sequence[Sequence[Family]]) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric once; see :data:`_JOIN`."""
+        metrics: dict[str, Metric] = {}
+        values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]] = {}
+        for families in self._workers:
+            for name, documentation, kind, samples in families:
+                metrics.setdefault(name, Metric(name, documentation, kind))
+                known = values.setdefault(name, {})
+                for sample, labels, value in samples:
+                    known.setdefault((sample, tuple(labels.items())), []).append(value)
+        for name, metric in metrics.items():
+            join = _JOIN.get(name, max if metric.type == "gauge" else sum)
+            for (sample, items), found in values[name].items():
+                metric.add_sample(sample, dict(items), join(found))
+            yield metric
 
 
 class Metrics:
@@ -93,6 +134,9 @@ class Metrics:
         registry = self._registry
         self._connections = Gauge(
             "httpnas_connections", "Connections that are open.", registry=registry
+        )
+        self._workers = Gauge(
+            "httpnas_workers", "Workers whose figures these are.", registry=registry
         )
         self._draining = Gauge(
             "httpnas_draining", "1 while the daemon is stopping, else 0.", registry=registry
@@ -225,10 +269,32 @@ class Metrics:
         used = 1 - space.unused / space.size if space.size else 0
         self._disk_used.set(round(used, 2))
 
-    def render(self, accept: bytes | None) -> tuple[bytes, bytes]:
-        """Return a document in the format that *accept* asks for, and its media type."""
+    def families(self) -> list[Family]:
+        """Return all metrics, for :meth:`render` of another worker."""
+        return [
+            (
+                metric.name,
+                metric.documentation,
+                metric.type,
+                [(sample.name, sample.labels, sample.value) for sample in metric.samples],
+            )
+            for metric in self._registry.collect()
+        ]
+
+    def render(
+        self, accept: bytes | None, others: Sequence[Sequence[Family]] = ()
+    ) -> tuple[bytes, bytes]:
+        """Return a document in the format that *accept* asks for, and its media type.
+
+        :param others: the metrics of other workers, which belong to it as well.
+        """
+        self._workers.set(1 + len(others))
+        registry = self._registry
+        if others:
+            registry = CollectorRegistry(auto_describe=False)
+            registry.register(_Joined([self.families(), *others]))
         try:
             encode, content_type = choose_encoder((accept or b"").decode("latin-1"))
         except (TypeError, ValueError):  # a version that is none
             encode, content_type = choose_encoder("")
-        return encode(self._registry), content_type.encode()
+        return encode(registry), content_type.encode()

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any, Protocol
 
-from httpnas.files.trace import Trace
+from httpnas.files.trace import Trace, joined
 from httpnas.storage.errors import StorageError
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.answers import answer, answer_json
-from httpnas.web.metrics import Metrics
+from httpnas.web.metrics import Family, Metrics
 from httpnas.web.problems import Kind, busy
 from httpnas.web.query import limit_of, parse_query
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
+from httpnas.web.server.request import Site
+
+
+class Colleagues(Protocol):
+    """The other workers of the daemon."""
+
+    async def ask(self, what: str, argument: Any = None) -> list[Any]:
+        """Return what each of them answers; None for one that does not."""
+
+
+class Alone:
+    """No other workers."""
+
+    async def ask(self, what: str, argument: Any = None) -> list[Any]:
+        """Return nothing."""
+        return []
 
 
 class Operations:
@@ -22,6 +40,7 @@ class Operations:
 
     :param metrics: what is shown at ``/metrics``.
     :param headroom: the daemon is not ready while fewer bytes than this are free.
+    :param colleagues: for what all workers know together.
     """
 
     def __init__(
@@ -31,12 +50,14 @@ class Operations:
         trace: Trace,
         metrics: Metrics,
         headroom: int = 0,
+        colleagues: Colleagues | None = None,
     ) -> None:
         self._disk = disk
         self._watchdog = watchdog
         self._trace = trace
         self._metrics = metrics
         self._headroom = headroom
+        self._colleagues = colleagues or Alone()
 
     def mount(self, router: Router) -> None:
         """Add the routes to *router*."""
@@ -50,23 +71,41 @@ class Operations:
         """Answer that the daemon is alive, whatever the state of its storage is."""
         answer_json(request, {"status": "alive"})
 
+    def answers(self, site: Site) -> dict[str, Callable[[Any], Awaitable[Any]]]:
+        """Return what other workers may ask for, by name; *site* is that of this one."""
+
+        async def reasons(_: None) -> list[str]:
+            return await self._reasons(site)
+
+        async def families(_: None) -> list[Family]:
+            self._sample(site, await self._space())
+            return self._metrics.families()
+
+        async def record(limit: int | None) -> dict[str, Any]:
+            return self._trace.record(limit)
+
+        return {"reasons": reasons, "families": families, "record": record}
+
     async def ready(self, request: Request) -> None:
         """Answer whether requests should be sent here, and if not, why."""
-        reasons = [*self._own_reasons(request), *await self._storage_reasons()]
+        reasons = await self._reasons(request.site)
+        for others in await self._colleagues.ask("reasons"):
+            reasons += ["A worker does not answer."] if others is None else others
         if reasons:
+            reasons = list(dict.fromkeys(reasons))
             request.problem_members["reasons"] = reasons
             raise busy(Kind.NOT_READY, " ".join(reasons))
         answer_json(request, {"status": "ready"})
 
-    def _own_reasons(self, request: Request) -> list[str]:
+    async def _reasons(self, site: Site) -> list[str]:
         reasons = []
-        if request.site.draining:
+        if site.draining:
             reasons.append("The daemon is stopping.")
         if self._disk.failing:
             reasons.append(
                 "The storage has failed repeatedly in the last seconds; the log says how."
             )
-        return reasons
+        return [*reasons, *await self._storage_reasons()]
 
     async def _storage_reasons(self) -> list[str]:
         try:
@@ -79,11 +118,14 @@ class Operations:
         return []
 
     async def metrics(self, request: Request) -> None:
-        """Show the metrics."""
-        space = await self._space()
-        self._metrics.sample(request.site, self._disk, self._trace, space)
-        document, content_type = self._metrics.render(request.getHeader(b"Accept"))
+        """Show the metrics of all workers that answer."""
+        others = [each for each in await self._colleagues.ask("families") if each is not None]
+        self._sample(request.site, await self._space())
+        document, content_type = self._metrics.render(request.getHeader(b"Accept"), others)
         answer(request, document, content_type=content_type)
+
+    def _sample(self, site: Site, space: Space | None) -> None:
+        self._metrics.sample(site, self._disk, self._trace, space)
 
     async def _space(self) -> Space | None:
         try:
@@ -94,4 +136,6 @@ class Operations:
     async def transfers(self, request: Request) -> None:
         """Show the transfers that are running, and the latest that have ended."""
         limit = limit_of(parse_query(request.query))
-        answer_json(request, self._trace.record(limit))
+        record = self._trace.record(limit)
+        others = [each for each in await self._colleagues.ask("record", limit) if each is not None]
+        answer_json(request, joined([record, *others], limit))
