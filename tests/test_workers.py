@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 from httpnas.options import Options
 from httpnas.web.metrics import Metrics
 from tests.harness import Client, Twistd, twistd, wait_until
+from tests.test_process import started
 
 
 def workers_of(daemon: Twistd) -> list[int]:
@@ -66,12 +69,13 @@ def both_busy(daemon: Twistd) -> list[Client]:
         clients.append(Client(daemon.port))
         head = f"POST /file/up-{len(clients)} HTTP/1.1\r\nHost: nas\r\nContent-Length: 4\r\n\r\n"
         clients[-1].send(head.encode() + b"bo")
-        running = len(clients)
-        wait_until(
-            lambda n=running: len(json.loads(ask(daemon, "GET", "/transfers")[1])["running"]) == n,
-            "the upload to begin",
-        )
+        wait_until(lambda: running_in(daemon) == len(clients), "the upload to begin")
     return clients
+
+
+def running_in(daemon: Twistd) -> int:
+    """Return how many transfers run."""
+    return len(json.loads(ask(daemon, "GET", "/transfers")[1])["running"])
 
 
 def connections_of(pid: int) -> int:
@@ -96,8 +100,6 @@ def test_what_operators_ask_is_answered_for_all_workers(daemon: Twistd) -> None:
     for client in clients:
         client.send(b"dy")
         assert client.answer()[0] == 200
-    counted = metric(daemon, 'httpnas_requests_total{door="file",status="200",verb="upload"}')
-    assert counted == 0  # the pattern takes no labels
     uploads = ask(daemon, "GET", "/metrics")[1].decode()
     assert f'door="file",status="200",verb="upload"}} {len(clients)}.0' in uploads
     ended = json.loads(ask(daemon, "GET", "/transfers?limit=1")[1])["ended"]
@@ -126,6 +128,9 @@ def test_a_worker_that_is_killed_loses_nothing_that_was_acknowledged(
     acknowledged: list[str] = []
     stop = threading.Event()
 
+    def has(number: int) -> bool:
+        return len(acknowledged) >= number
+
     def append(number: int) -> None:
         serial = 0
         while not stop.is_set():
@@ -143,8 +148,8 @@ def test_a_worker_that_is_killed_loses_nothing_that_was_acknowledged(
         thread.start()
     killed = []
     for _ in range(3):
-        before = len(acknowledged)
-        wait_until(lambda n=before: len(acknowledged) > n + 20, "appends to go on")
+        wanted = len(acknowledged) + 20
+        wait_until(partial(has, wanted), "appends to go on")
         killed.append(workers_of(daemon)[0])
         os.kill(killed[-1], signal.SIGKILL)
         wait_until(
@@ -207,8 +212,12 @@ def test_workers_end_when_their_parent_was_killed(daemon: Twistd) -> None:
     pids = workers_of(daemon)
     daemon.process.kill()
     wait_until(lambda: not any(map(is_running, pids)), "the workers to end")
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", daemon.port))
+
+    def is_closed() -> bool:
+        with closing(socket.socket()) as client:
+            return client.connect_ex(("127.0.0.1", daemon.port)) == errno.ECONNREFUSED
+
+    wait_until(is_closed, "the socket to be closed")
 
 
 def test_workers_that_cannot_start_end_the_daemon(tmp_path: Path) -> None:
@@ -219,17 +228,14 @@ def test_workers_that_cannot_start_end_the_daemon(tmp_path: Path) -> None:
         "    os._exit(1)\n"
     )
     path = f"{tmp_path}:{Path(__file__).parent.parent}"
-    with pytest.raises(AssertionError, match="the daemon ended: (?s:.*)no worker starts here"):
+    with pytest.raises(AssertionError, match=r"the daemon ended: (?s:.*)no worker starts here"):
         twistd(tmp_path / "root", "--workers=2", env={"PYTHONPATH": path}).__enter__()
 
 
 def test_the_log_file_has_the_lines_of_all_workers_and_begins_anew_at_sigusr1(
     tmp_path: Path,
 ) -> None:
-    from tests.test_process import free_port, started  # noqa: PLC0415
-
-    port = free_port()
-    with started(tmp_path, f"--listen={port}", "--workers=2") as pid:
+    with started(tmp_path, env={"HTTPNAS_WORKERS": "2"}) as (port, pid):
 
         def get(path: str) -> int:
             with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as client:
@@ -239,9 +245,9 @@ def test_the_log_file_has_the_lines_of_all_workers_and_begins_anew_at_sigusr1(
         log = tmp_path / "twistd.log"
         for number in range(20):
             assert get(f"/health?{number}") == 200
-        wait_until(lambda: log.read_text().count('"/health"') == 20, "the lines")
+        wait_until(lambda: log.read_text().count('"/health"') >= 20, "the lines")
         os.kill(pid, signal.SIGUSR1)
-        wait_until(lambda: (tmp_path / "twistd.log.1").exists(), "another file")
+        wait_until((tmp_path / "twistd.log.1").exists, "another file")
         assert get("/health") == 200
         wait_until(lambda: log.read_text().count('"/health"') == 1, "the line")
         for line in log.with_suffix(".log.1").read_text().splitlines():
