@@ -41,9 +41,13 @@ def _memory(value: str) -> int:
     return size
 
 
+#: As many workers as there are cores and memory for.
+_AUTO = 0
+
+
 def _workers(value: str) -> int:
     if value == "auto":
-        return cores()
+        return _AUTO
     if not value.isascii() or not value.isdigit() or not 1 <= int(value[:5]) <= 256:
         raise ValueError(f"{value!r} is neither auto nor a number from 1 to 256")
     return int(value)
@@ -211,8 +215,8 @@ _OPTIONS = (
         "HTTPNAS_WORKERS",
         "1",
         _workers,
-        "How many processes serve; auto: as many as there are cores for them. They share the "
-        "memory of --memory.",
+        "How many processes serve; auto: as many as there are cores, and 128M of --memory, for "
+        "them.",
     ),
     _Option(
         "stall",
@@ -342,6 +346,8 @@ class Options(usage.Options):
             keep_umask(self.parent)
 
     def _share_memory(self) -> None:
+        if self["workers"] == _AUTO:
+            self["workers"] = min(cores(), self["memory"] // LEAST_MEMORY)
         if self["memory"] // self["workers"] < LEAST_MEMORY:
             raise usage.UsageError(
                 f"--memory: {self['workers']} workers need at least "

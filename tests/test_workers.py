@@ -276,7 +276,8 @@ def options(*arguments: str) -> Options:
 
 def test_auto_is_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
-    assert 1 <= options("--workers=auto")["workers"] <= 3
+    assert 1 <= options("--workers=auto", "--memory=1G")["workers"] <= 3
+    assert options("--workers=auto", "--memory=128M")["workers"] == 1
 
 
 @pytest.mark.parametrize("arguments", [["--workers=0"], ["--workers=many"], ["--workers=8"]])

@@ -1176,3 +1176,18 @@ def test_that_apparmor_was_turned_off_is_seen(defaults: str) -> None:
     assert unrestricted(objects) == []
     template["annotations"] = {key: "unconfined"}
     assert unrestricted(objects) == [f"Deployment/http-nas: the annotation {key}=unconfined"]
+
+
+@pytest.mark.parametrize(
+    "values, found",
+    [
+        ({}, None),
+        ({"resources": {"limits": {"cpu": "2"}}}, "auto"),
+        ({"resources": {"limits": {"cpu": "2"}}, "workers": 1}, "1"),
+        ({"workers": 3}, "3"),
+    ],
+)
+def test_workers_follow_the_limit_of_the_cpu(
+    chart: Chart, values: dict[str, Any], found: str | None
+) -> None:
+    assert environment(chart.objects(values)).get("HTTPNAS_WORKERS") == found
