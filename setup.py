@@ -65,6 +65,11 @@ setup(
             "pip-audit>=2.9",
             "uv>=0.8",
         ],
+        "bench": [
+            "fastapi>=0.115",
+            "python-multipart>=0.0.18",
+            "uvicorn[standard]>=0.30",
+        ],
         "check": [
             "mypy>=1.15",
             "mypy-zope>=1.0.11",

@@ -9,16 +9,10 @@ tree can, in groups of 8.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,10 +20,9 @@ from statistics import median
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench import limits, loads  # noqa: E402
 from tests.harness import twistd  # noqa: E402
 
-RECORD = b"x" * 99 + b"\n"
-REQUEST = b"PUT /file/f HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n" % len(RECORD) + RECORD
 CLIENTS = (1, 8, 64)
 #: Appends without HTTP, in a process of its own; argv: root, seconds, size of a group.
 ALONE = """
@@ -59,55 +52,16 @@ storage.close()
 """
 
 
-@contextlib.contextmanager
-def ext4() -> Iterator[Path]:
-    """An ext4 with a journal on a loop device with direct I/O, mounted for the block."""
-    place = Path(tempfile.mkdtemp(prefix="httpnas-bench-", dir=ROOT))
-    image, mounted = place / "image", place / "mounted"
-    mounted.mkdir()
-    with image.open("wb") as blank:
-        os.posix_fallocate(blank.fileno(), 0, 512 << 20)
-    run("mkfs.ext4", "-q", "-F", "-O", "has_journal", str(image))
-    device = run("losetup", "--find", "--show", "--direct-io=on", str(image)).strip()
-    try:
-        run("mount", device, str(mounted))
-        try:
-            yield mounted
-        finally:
-            run("umount", str(mounted))
-    finally:
-        run("losetup", "--detach", device)
-        shutil.rmtree(place)
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
 def over_http(tree: str, folder: Path, seconds: float, clients: int) -> float:
     """Return how many appends a second *clients* make together."""
     with twistd(folder, env={"PYTHONPATH": tree}) as daemon:
-        with socket.create_connection(("127.0.0.1", daemon.port)) as client:
-            client.sendall(b"POST /file/f HTTP/1.1\r\nHost: b\r\nContent-Length: 0\r\n\r\n")
-            client.recv(65536)
-        done = [0] * clients
-        end = time.monotonic() + seconds
-
-        def append(number: int) -> None:
-            with socket.create_connection(("127.0.0.1", daemon.port), timeout=60) as client:
-                while time.monotonic() < end:
-                    client.sendall(REQUEST)
-                    assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
-                    done[number] += 1
-
-        threads = [threading.Thread(target=append, args=[n]) for n in range(clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with loads.connect(daemon.port) as client:
+            client.sendall(loads.head("POST", "/file/f", "Content-Length: 0"))
+            loads.answer(client)
+        rate = loads.appends(daemon.port, "/file/f", clients, seconds)
         daemon.terminate()
         daemon.wait()
-    return sum(done) / seconds
+    return rate
 
 
 def alone(tree: str, folder: Path, seconds: float, group: int) -> float:
@@ -132,7 +86,10 @@ def main(other: str, seconds: str = "4", rounds: str = "3") -> None:
     for _ in range(int(rounds)):
         for what, measure in measures.items():
             for name, tree in trees.items():
-                with ext4() as mounted:
+                with (
+                    loads.folder_in(ROOT, "httpnas-bench-") as place,
+                    limits.ext4(place) as mounted,
+                ):
                     folder = mounted / "root"
                     folder.mkdir()
                     rates.setdefault((what, name), []).append(measure(tree, folder))

@@ -1,0 +1,50 @@
+"""What ``make bench-quick`` fails at: a fall by more than a third, in ratios only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from bench.report import OURS, Row
+
+#: The share of what was reached that has to be reached again.
+SHARE = 2 / 3
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A ratio that was reached.
+
+    :param key: of the row.
+    :param of: beside what.
+    """
+
+    key: str
+    of: str
+    reached: float
+
+
+#: What was reached in several runs on two shared cores. It has what varies least.
+FLOORS: tuple[Floor, ...] = ()
+
+
+def fallen(rows: Iterable[Row], floors: Iterable[Floor] = FLOORS) -> dict[str, str]:
+    """Return what has fallen by more than a third: the key of the row, and what to say.
+
+    What could not be measured has not fallen: its peer is not there.
+    """
+    by_key = {row.key: row for row in rows}
+    wrong = {}
+    for floor in floors:
+        row = by_key.get(floor.key)
+        if row is None or not row.figures.get(OURS) or not row.figures.get(floor.of):
+            continue
+        ratio = median(row.figures[OURS]) / median(row.figures[floor.of])
+        is_less_better = any(goal.at_most for goal in row.goals if goal.of == floor.of)
+        share = floor.reached / ratio if is_less_better else ratio / floor.reached
+        if share < SHARE:
+            wrong[floor.key] = (
+                f"{row.what}: {ratio:.2f} × {floor.of}, but it was {floor.reached:.2f} before"
+            )
+    return wrong
