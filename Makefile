@@ -11,7 +11,7 @@ E2E ?=
 WORKERS ?= auto
 COVERAGE ?=
 
-.PHONY: help run test check memory attack crash test-cephfs browser deploy e2e lock sbom audit clean
+.PHONY: help run test check memory attack bench bench-quick crash test-cephfs browser deploy e2e lock sbom audit clean
 
 help:
 	@echo 'make run      install into .venv and serve ./storage at http://localhost:3000'
@@ -20,6 +20,9 @@ help:
 	@echo 'make check    style, types, direction of imports, news fragment'
 	@echo 'make memory   1 GiB up and down, 600 MiB as a form: how much memory that takes'
 	@echo 'make attack   what others notice while one client attacks, and how much memory that takes'
+	@echo 'make bench    httpnas beside nginx, rclone, Caddy, Node, FastAPI and the machine itself (10 minutes);'
+	@echo '              writes docs/performance.md, its plots and the table of README.md'
+	@echo 'make bench-quick  some of it in two minutes; fails on a fall by a third'
 	@echo 'make crash    kills, power cuts, faults and histories (needs root, strace, xfsprogs)'
 	@echo 'make test-cephfs  the same on a real CephFS, mounted twice (needs root and Debian packages)'
 	@echo 'make browser  the page in Chromium (needs chromium, chromium-driver and npm)'
@@ -42,6 +45,12 @@ memory: .venv/test
 
 attack: .venv/test
 	$(BIN)/python bench/attack.py
+
+bench: .venv/test .venv/bench
+	$(BIN)/python -m bench
+
+bench-quick: .venv/test
+	$(BIN)/python -m bench --quick
 
 crash: .venv/test
 	$(BIN)/python -m pytest -s -m crash tests/crash
@@ -96,7 +105,7 @@ node_modules/.installed:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check .
 	@touch $@
 
-.venv/test .venv/check .venv/deploy .venv/supply: .venv/%: .venv/python setup.py pyproject.toml
+.venv/test .venv/bench .venv/check .venv/deploy .venv/supply: .venv/%: .venv/python setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test,$*]'
 	@touch $@
 
