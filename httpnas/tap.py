@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from httpnas import __version__
 from httpnas.endpoints import endpoint
 from httpnas.files.files import Files
-from httpnas.files.points import Admit, Tell, admit_all, tell_nobody
+from httpnas.files.points import Admit, Show, Tell, admit_all, show_all, tell_nobody
 from httpnas.files.trace import Trace
 from httpnas.launch import give_up, keep_stderr, open_log
 from httpnas.log import Log
@@ -80,6 +80,7 @@ class Engine:
     disk: Disk
     watchdog: Watchdog
     trace: Trace
+    admit: Admit
     files: Files
 
 
@@ -90,16 +91,18 @@ def make_engine(
     patience: float,
     admit: Admit = admit_all,
     tell: Tell = tell_nobody,
+    show: Show = show_all,
 ) -> Engine:
     """Return what does the work on *storage*.
 
     :param patience: seconds that a storage is waited for that does not answer.
-    :param admit: as :class:`Files` has it, and *tell* as well.
+    :param admit: as :class:`Files` has it, and *tell* and *show* as well.
     """
     watchdog = Watchdog(disk, storage, patience)
     disk.verify = watchdog.verify
     trace = Trace(reactor)
-    return Engine(disk, watchdog, trace, Files(disk, watchdog, Turns(), trace, admit, tell))
+    files = Files(disk, watchdog, Turns(), trace, admit, tell, show)
+    return Engine(disk, watchdog, trace, admit, files)
 
 
 def make_doors(

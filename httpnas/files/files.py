@@ -25,7 +25,19 @@ from httpnas.files.content import DigestCheck, require
 from httpnas.files.errors import AlreadyThere
 from httpnas.files.findings import Findings, FindOut
 from httpnas.files.job import Incoming, Job
-from httpnas.files.points import Admit, Commit, Effect, Intent, Tell, Verb, admit_all, tell_nobody
+from httpnas.files.points import (
+    Admit,
+    Commit,
+    Effect,
+    Intent,
+    Show,
+    Tell,
+    Verb,
+    admit_all,
+    show_all,
+    tell_nobody,
+)
+from httpnas.files.shown import Shown
 from httpnas.files.trace import Trace
 from httpnas.storage.errors import IsFolder, NameTaken
 from httpnas.storage.facts import Facts
@@ -42,6 +54,8 @@ from httpnas.transfer.watchdog import Watchdog
 
 #: Pieces of a listing that are made in one call of a pool thread.
 PAGE = 2000
+#: What becomes of the name that these begin with, whatever it is.
+_OF_SOURCES = {Verb.MOVE: Effect.REMOVED, Verb.DELETE: Effect.REMOVED}
 _NO_CONDITIONS = Conditions()
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -54,6 +68,7 @@ class Files:
     :param watchdog: has the storage, which is another object after it has gone and come back.
     :param admit: is asked before anything is done.
     :param tell: is told what has become true.
+    :param show: is asked what the listing of a folder shows.
     """
 
     def __init__(
@@ -64,6 +79,7 @@ class Files:
         trace: Trace,
         admit: Admit = admit_all,
         tell: Tell = tell_nobody,
+        show: Show = show_all,
     ) -> None:
         self._disk = disk
         self._watchdog = watchdog
@@ -72,6 +88,7 @@ class Files:
         self._trace = trace
         self._admit = admit
         self._tell = tell
+        self._show = show
 
     @property
     def _storage(self) -> Storage:
@@ -85,18 +102,25 @@ class Files:
     ) -> AsyncIterator[StoredFile | Folder]:
         """Open *name* for as long as the block, without a thread when no disk has to be asked.
 
-        :param verb: what is to be done if it is a file; a folder is listed.
+        :param verb: what is to be done with it; when it would be downloaded but is a folder, it is
+            listed.
         :raises NoSuchFile: when it is neither a file nor a folder.
         """
-        self._admit(job, Intent(verb, name))
+        known = _OF_SOURCES.get(verb)
+        self._admit(job, Intent(verb, name, lambda: known or Effect.UNKNOWN))
         opened = self._storage.open_cached(name)
         if opened is None:
             opened = await self._disk.run(self._storage.open, name)
         try:
+            if isinstance(opened, Folder) and verb is Verb.DOWNLOAD:
+                verb = Verb.LIST
+            self._admit(job, Intent(verb, name, lambda: known or Effect.NONE))
             if isinstance(opened, Folder):
-                self._admit(job, Intent(Verb.LIST, name))
                 opened.between = partial(_refuse_gone, job)
-            yield opened
+                shows = self._show(job, name)
+                yield opened if shows is None else Shown(opened, shows)
+            else:
+                yield opened
         finally:
             self._close(opened)
 
@@ -203,11 +227,13 @@ class Files:
 
     # Changing
 
-    async def refuse_full(self, length: int | None) -> None:
-        """Refuse *length* bytes, if that is known, for which there is no room.
+    async def expect(self, job: Job, folder: bytes, length: int | None) -> None:
+        """Prepare for files below *folder* whose names are not known yet.
 
+        :param length: how many bytes they have in all, None when that is not known.
         :raises NoRoom: when the storage has less left.
         """
+        self._admit(job, Intent(Verb.UPLOAD, folder, _unknown, below=True))
         await self._disk.run(self._storage.volume.refuse_full, length)
 
     async def replace(
@@ -272,7 +298,6 @@ class Files:
                 self._storage.begin_append, name, check, body.length, expected, key
             )
             if isinstance(begun, Version):
-                self._admit(job, Intent(Verb.APPEND, name))  # nothing else asks about a repeat
                 await self._changes.compare(self._storage, name, key or b"", body)
                 return begun
             version = await self._changes.append(
@@ -305,6 +330,7 @@ class Files:
         with self._trace.transfer(job, Verb.MOVE, name) as transfer:
             await self._disk.run(self._storage.begin_move, name, check)
             transfer.to = target = await find_target()
+            self._admit(job, Intent(Verb.MOVE, target, _unknown))
 
             def check_both(find: Find) -> None:
                 self._admit(job, Intent(Verb.MOVE, target, lambda: self._effect_on(target)))
@@ -350,22 +376,26 @@ class Files:
         """Return what refuses the change of *name* by *verb* that may not be made.
 
         The storage calls it before any content comes, and once more when the lock of the name is
-        held: that decides.
+        held: that decides. Admission is asked now as well, before the disk tells anything.
         """
+        known = _OF_SOURCES.get(verb)
+        self._admit(job, Intent(verb, name, lambda: known or Effect.UNKNOWN))
 
         def check(find: Find) -> None:
             refuse_given_up(job)
 
             def effect() -> Effect:
-                if verb in (Verb.MOVE, Verb.DELETE):
-                    return Effect.REMOVED
-                return Effect.NEW if find() is None else Effect.CHANGED
+                return known or (Effect.NEW if find() is None else Effect.CHANGED)
 
             self._admit(job, Intent(verb, name, effect))
             if not conditions.any_version:
                 require(conditions, find())
 
         return check
+
+
+def _unknown() -> Effect:
+    return Effect.UNKNOWN
 
 
 class _Listing(Chained):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -19,6 +20,20 @@ class Outcome(NamedTuple):
     status: int | None = None
 
 
+@dataclass(frozen=True)
+class Principal:
+    """Who asks.
+
+    :ivar name: as rules and logs have it.
+    :ivar kind: how that is known: ``anonymous``, ``password``, ``token``, ``jwt`` or ``link``.
+    :ivar groups: the groups that it belongs to.
+    """
+
+    name: str
+    kind: str
+    groups: frozenset[str] = frozenset()
+
+
 class Job(Protocol):
     """On whose behalf an operation runs, and whether it is still wanted."""
 
@@ -29,6 +44,10 @@ class Job(Protocol):
     @property
     def client(self) -> str | None:
         """The client's address, None when it is not known."""
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who asks for it, None when nobody is asked who he is."""
 
     @property
     def given_up(self) -> bool:

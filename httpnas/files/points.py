@@ -1,7 +1,8 @@
-"""The two points that every operation passes, whichever door it comes through.
+"""The points that every operation passes, whichever door it comes through.
 
 *Admission* is asked before anything is done, and may refuse it by raising. What has been
-*committed* is told afterwards, once it has become true in the storage.
+*committed* is told afterwards, once it has become true in the storage. What a listing *shows* is
+asked once for each folder that is opened.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ class Verb(str, Enum):
 
 
 class Effect(Enum):
-    """What becomes of a name."""
+    """What becomes of a name.
 
+    ``UNKNOWN`` stands for what only the disk can tell, which has not been asked: whether an upload
+    or the target of a move is new, and whether what is opened is a file or a folder.
+    """
+
+    UNKNOWN = "unknown"
     NONE = "none"
     NEW = "new"
     CHANGED = "changed"
@@ -40,11 +46,13 @@ class Intent:
     """What is about to be done with a name. A move has one intent for each of its two names.
 
     :ivar find_effect: finds out what would become of the name; this may ask the disk.
+    :ivar below: whether it is about names below this one, which are not known yet.
     """
 
     verb: Verb
     name: bytes
     find_effect: Callable[[], Effect] = lambda: Effect.NONE
+    below: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +69,23 @@ class Commit:
     to: bytes | None = None
 
 
-#: Refuses an intent by raising. A change is asked about before its content is asked for, and once
-#: more under the name's lock. Called in any thread, so it must not block.
+#: Refuses an intent by raising. An operation is asked about before the disk is, so that who may not
+#: do it does not learn what is there. A change is asked about again before its content is asked
+#: for, and once more under the name's lock. Called in any thread, so it must not block.
 Admit = Callable[[Job, Intent], None]
+#: Returns what tells of an entry of a folder, by its last component, whether a listing shows it;
+#: None when it shows all. Called on the reactor thread; what is returned, in any.
+Show = Callable[[Job, bytes], Callable[[bytes], bool] | None]
 #: Is told of a commit, on the reactor thread, before the client is answered.
 Tell = Callable[[Job, Commit], None]
 
 
 def admit_all(job: Job, intent: Intent) -> None:
     """Refuse nothing."""
+
+
+def show_all(job: Job, folder: bytes) -> None:
+    """Hide nothing."""
 
 
 def tell_nobody(job: Job, commit: Commit) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from httpnas.files.job import Outcome
+from httpnas.files.job import Outcome, Principal
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.problems import problem_of
 from httpnas.web.request import Request
@@ -25,6 +25,11 @@ class RequestJob:
     def client(self) -> str | None:
         """The client's address, None for one that has none, such as behind a Unix socket."""
         return self._request.client_address
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who has sent the request."""
+        return self._request.principal
 
     @property
     def given_up(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from httpnas.fields.conditions import Conditions
+from httpnas.files.job import Principal
 from httpnas.web.server.request import StreamingRequest
 
 _CONDITIONAL = frozenset(
@@ -21,6 +22,7 @@ class Request(StreamingRequest):
     :ivar door: the group of routes that it came to, and :attr:`verb`, what is done there; both
         are ``none`` when there is no such route.
     :ivar name: what it is about, once the door has found that out.
+    :ivar principal: who has sent it, None when nobody is asked who he is.
     :ivar counted: bytes in and out that the metrics have counted.
     :ivar problem_members: what a problem document that answers it has besides the usual members
         (RFC 9457 section 3.2).
@@ -29,6 +31,7 @@ class Request(StreamingRequest):
 
     door = verb = "none"
     name: bytes | None = None
+    principal: Principal | None = None
     sending: Deferred[None] | None = None
     counted = (0, 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from httpnas.files.job import Outcome
+from httpnas.files.job import Outcome, Principal
 
 
 @dataclass
@@ -13,6 +13,7 @@ class FakeJob:
 
     id: str = "job"
     client: str | None = None
+    principal: Principal | None = None
     given_up: bool = False
     client_gone: bool = False
 

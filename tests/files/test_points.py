@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IConsumer
 from httpnas.files.files import Files
 from httpnas.files.job import Job
 from httpnas.files.points import Commit, Effect, Intent, Verb
+from httpnas.storage.listing import Folder, Order
 from httpnas.storage.store import Storage
 from httpnas.tap import make_engine
 from httpnas.transfer.disk import Disk
@@ -120,7 +121,12 @@ async def removed(files: Files) -> None:
     await files.remove(JOB, b"d")
 
 
+async def expected(files: Files) -> None:
+    await files.expect(JOB, b"d", None)
+
+
 NEW, CHANGED, REMOVED = Effect.NEW, Effect.CHANGED, Effect.REMOVED
+UNKNOWN = Effect.UNKNOWN
 READS: list[tuple[Operation, Verb, bytes]] = [
     (opened, Verb.DOWNLOAD, b"d/f"),
     (listed, Verb.LIST, b"d"),
@@ -132,6 +138,7 @@ CHANGES: list[tuple[Operation, Verb, dict[bytes, Effect]]] = [
     (appended, Verb.APPEND, {b"d/f": CHANGED}),
     (moved, Verb.MOVE, {b"d/f": REMOVED, b"new": NEW}),
     (removed, Verb.DELETE, {b"d": REMOVED}),
+    (expected, Verb.UPLOAD, {}),
 ]
 
 
@@ -149,8 +156,68 @@ def test_every_operation_is_in_one_of_the_tables() -> None:
     operations = {
         name for name, value in vars(Files).items() if callable(value) and not name.startswith("_")
     }
-    of_opened_files = {"download", "send", "list", "digest", "refuse_full"}
-    assert operations - of_opened_files == {"open", "lines", "replace", "append", "move", "remove"}
+    of_opened_files = {"download", "send", "list", "digest"}
+    asked = {"open", "lines", "replace", "append", "move", "remove", "expect"}
+    assert operations - of_opened_files == asked
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [operation for operation, *_ in (*READS, *CHANGES)],
+    ids=lambda operation: operation.__name__,
+)
+@pytest_twisted.ensureDeferred
+async def test_what_may_not_be_done_is_refused_before_the_disk_is_asked(
+    files: Files, points: Points, operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise whoever may do nothing learns which names there are."""
+    asked = []
+    for name, call in vars(Storage).items():
+        if callable(call) and not name.startswith("_"):
+            monkeypatch.setattr(Storage, name, lambda *args, name=name, **_: asked.append(name))
+    points.forbidden = {op: verb for op, verb, _ in (*READS, *CHANGES)}[operation]
+    if operation is listed:
+        points.forbidden = Verb.DOWNLOAD  # that it is a folder, only the disk can tell
+    with pytest.raises(Forbidden):
+        await operation(files)
+    assert asked == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_target_of_a_move_is_asked_about_before_the_disk_is(
+    files: Files, points: Points
+) -> None:
+    before = [(Verb.MOVE, b"d/f", REMOVED), (Verb.MOVE, b"d/f", REMOVED)]
+    await moved(files)
+    assert points.intents[:3] == [*before, (Verb.MOVE, b"new", UNKNOWN)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_folder_shows_what_its_client_may_see(points: Points) -> None:
+    for name in ("a", "b", "c"):
+        (points.root / "d" / name).write_bytes(b"")
+    storage, disk = Storage(str(points.root), durable=False), Disk(reactor)
+    disk.start()
+    asked = []
+
+    def show(job: Job, folder: bytes) -> Callable[[bytes], bool]:
+        asked.append((job, folder))
+        return lambda leaf: leaf in (b"a", b"c")
+
+    files = make_engine(reactor, disk, storage, 60, show=show).files
+    try:
+        async with files.open(JOB, b"d") as folder:
+            assert isinstance(folder, Folder)
+            assert list(folder.names()) == [b"a", b"c"]
+            for by in ("name", "size", "mtime"):
+                shown = sorted(place.name for place in folder.places(Order(by), None, 1))
+                assert shown == [b"a", b"c"], by
+            assert folder.entry(b"b") is None
+            assert folder.entry(b"a") is not None
+    finally:
+        disk.stop()
+        storage.close()
+    assert asked == [(JOB, b"d")]
 
 
 @pytest.mark.parametrize("operation, verb, name", READS, ids=lambda x: getattr(x, "__name__", ""))
@@ -174,7 +241,8 @@ async def test_admission_is_asked_about_each_name_and_what_becomes_of_it(
     files: Files, points: Points, operation: Operation, verb: Verb, effects: dict[bytes, Effect]
 ) -> None:
     await operation(files)
-    assert {(verb, name, effect) for name, effect in effects.items()} == set(points.intents)
+    certain = {intent for intent in points.intents if intent[2] is not UNKNOWN}
+    assert {(verb, name, effect) for name, effect in effects.items()} == certain
 
 
 @pytest.mark.parametrize(
@@ -205,7 +273,7 @@ async def test_admission_decides_once_more_under_the_lock(files: Files, points: 
 
     seen = points.intents
     await files.replace(JOB, b"new", Late(b""))
-    assert seen == [(Verb.UPLOAD, b"new", NEW), (Verb.UPLOAD, b"new", CHANGED)]
+    assert [effect for _, _, effect in seen] == [UNKNOWN, NEW, CHANGED]
 
 
 @pytest_twisted.ensureDeferred

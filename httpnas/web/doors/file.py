@@ -85,7 +85,7 @@ class FileDoor:
 
     async def _count(self, request: Request, name: bytes, verb: bytes) -> None:
         if verb == b"mv":
-            if await self._is_folder(request, name):
+            if await self._is_folder(request, name, Verb.COUNT):
                 raise IsFolder("a folder has no verbs")
             raise _not_allowed(verb)
         request.verb = "count"
@@ -130,7 +130,7 @@ class FileDoor:
             return _target(await _document(request.body))
 
         if _is_of_folder(request):
-            await self._require_folder(request, name)
+            await self._require_folder(request, name, Verb.MOVE)
         await self._files.move(RequestJob(request), name, target, request.conditions())
         answer(request)
 
@@ -138,17 +138,17 @@ class FileDoor:
         """Remove a file, or a folder with all in it."""
         name, _ = _name(request, None)
         if _is_of_folder(request):
-            await self._require_folder(request, name)
+            await self._require_folder(request, name, Verb.DELETE)
         await self._files.remove(RequestJob(request), name, request.conditions())
         answer(request)
 
-    async def _is_folder(self, request: Request, name: bytes) -> bool:
-        async with self._files.open(RequestJob(request), name, Verb.LIST) as opened:
+    async def _is_folder(self, request: Request, name: bytes, verb: Verb) -> bool:
+        async with self._files.open(RequestJob(request), name, verb) as opened:
             return isinstance(opened, Folder)
 
-    async def _require_folder(self, request: Request, name: bytes) -> None:
+    async def _require_folder(self, request: Request, name: bytes, verb: Verb) -> None:
         refuse_private(name)
-        if not await self._is_folder(request, name):
+        if not await self._is_folder(request, name, verb):
             raise Problem(
                 Kind.NOT_A_FOLDER,
                 "The name ends in a slash, so it is a folder's, but this is a file.",

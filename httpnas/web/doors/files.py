@@ -79,7 +79,7 @@ class FilesDoor:
         folder = _name(request)
         if folder:
             refuse_private(folder)
-        parts = await self._begin(request)
+        parts = await self._begin(request, folder)
         stored: list[str] = []
         request.problem_members["stored"] = stored
         length = 0
@@ -103,7 +103,7 @@ class FilesDoor:
             )
         _accept(request, f"{', '.join(stored)} upload task submitted.")
 
-    async def _begin(self, request: Request) -> Parts:
+    async def _begin(self, request: Request, folder: bytes) -> Parts:
         boundary = boundary_of(request.getHeader(b"Content-Type"))
         if boundary is None:
             raise Problem(
@@ -117,7 +117,7 @@ class FilesDoor:
                 Kind.DIGEST_OF_FORM,
                 "The digest of a form cannot be checked: POST to /file/NAME instead.",
             )
-        await self._files.refuse_full(request.body.length)
+        await self._files.expect(RequestJob(request), folder, request.body.length)
         return Parts(request.body, boundary, request.getHeader(b"User-Agent") or b"")
 
     async def _store(self, request: Request, folder: bytes, part: Part) -> str:
