@@ -20,6 +20,7 @@ setup(
     # of that name on the path, and ours must not hide Twisted's.
     packages=[
         "httpnas",
+        "httpnas.access",
         "httpnas.fields",
         "httpnas.files",
         "httpnas.storage",
@@ -33,11 +34,14 @@ setup(
     package_data={"httpnas": ["py.typed"], "httpnas.web": ["page/*"]},
     install_requires=[
         "twisted>=26.4.0",
+        "argon2-cffi>=25.1",
+        "bcrypt>=5.0",
         "flask-swagger-ui>=5.34",
         "klein>=24.8.0",
         "multipart>=2.0",
         "prometheus_client>=0.22",
         "stringzilla>=5.0",
+        'tomli>=2.0; python_version < "3.11"',
         "werkzeug>=3.1.6",
         "zope.interface>=7.0",
     ],

@@ -203,10 +203,13 @@ def as_text(event: LogEvent) -> str | None:
     """Return *event* as a line for people."""
     if "request" not in event:
         return _classic(event)
+    shown = {key: _shown(value) for key, value in event["request"].items()}
     return (
         "{time} {status} {method} {name} in={bytes_in} out={bytes_out} {seconds}s "
-        "{client} {ended} {verb} {id}\n"
-    ).format(time=_time(event), **{key: _shown(value) for key, value in event["request"].items()})
+        "{client} {ended} {verb} {id}{who}\n"
+    ).format(
+        time=_time(event), who=f" {shown['principal']}" if "principal" in shown else "", **shown
+    )
 
 
 def _shown(value: object) -> object:

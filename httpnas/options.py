@@ -177,6 +177,15 @@ _OPTIONS = (
         "The folder to serve. It is created if it is missing.",
     ),
     _Option(
+        "auth",
+        None,
+        "HTTPNAS_AUTH",
+        "",
+        str,
+        "A TOML file that says who may do what. Without it, everybody may do everything.",
+        without="none",
+    ),
+    _Option(
         "durability",
         None,
         "HTTPNAS_DURABILITY",
@@ -301,7 +310,9 @@ class Options(usage.Options):
         "environment variable in its brackets; the command line takes precedence."
     )
     optParameters: ClassVar[list[list[str | None]]] = [option.parameter() for option in _OPTIONS]
-    compData = usage.Completions(optActions={"storage": usage.CompleteDirs()})
+    compData = usage.Completions(
+        optActions={"auth": usage.CompleteFiles("*.toml"), "storage": usage.CompleteDirs()}
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,6 +22,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from httpnas import __version__
+from httpnas.access import admission
+from httpnas.access.authentication import Authentication
+from httpnas.access.config import ConfigError, load
 from httpnas.endpoints import endpoint
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Show, Tell, admit_all, show_all, tell_nobody
@@ -120,7 +123,15 @@ def make_doors(
     return [
         FileDoor(files, watchdog, max_upload),
         FilesDoor(files, max_upload),
-        Operations(engine.disk, watchdog, engine.trace, metrics, options["headroom"], colleagues),
+        Operations(
+            engine.disk,
+            watchdog,
+            engine.trace,
+            engine.admit,
+            metrics,
+            options["headroom"],
+            colleagues,
+        ),
         Pages(),
     ]
 
@@ -133,12 +144,14 @@ def make_site(
     metrics: Metrics,
     options: Mapping[str, Any],
     places: Places | None = None,
+    authentication: Authentication | None = None,
 ) -> StreamingSite:
     """Return a site in which *doors* stand open; options as in :func:`make_doors`.
 
     :param places: room for connections and requests, None for any number.
+    :param authentication: as of :class:`Router`.
     """
-    router = Router(options["cors-origins"], options["hosts"])
+    router = Router(options["cors-origins"], options["hosts"], authentication)
     for door in doors:
         door.mount(router)
     application = NasApplication(metrics, options["resource-policy"])
@@ -222,11 +235,17 @@ class Daemon(Process):
         self._inherited = inherited
         memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
         disk = Disk(reactor, memory=memory)
-        self._engine = engine = make_engine(reactor, disk, storage, options["patience"])
+        self._authentication = authentication = _authentication(reactor, options["auth"])
+        points = () if authentication is None else (admission.admit, tell_nobody, admission.show)
+        patience = options["patience"]
+        self._engine = engine = make_engine(reactor, disk, storage, patience, *points)
         limits = Limits(stall=options["stall"], idle=options["idle"])
         doors = make_doors(engine, metrics, options, inherited)
         places = Places(memory, Budget(descriptors_left() - EXTRA))
-        self.site = make_site(reactor, doors, engine.watchdog, limits, metrics, options, places)
+        watchdog = engine.watchdog
+        self.site = make_site(
+            reactor, doors, watchdog, limits, metrics, options, places, authentication
+        )
         if inherited is None:
             self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
         else:
@@ -256,6 +275,8 @@ class Daemon(Process):
         """Begin to serve."""
         super().startService()
         self._engine.disk.start()
+        if self._authentication is not None:
+            self._authentication.start()
         self._reclaiming.start(_RECLAIM)
         self._trimming.start(_TRIM, now=False)
         # What exists now stays: searching it for garbage would hold up the reactor.
@@ -303,6 +324,8 @@ class Daemon(Process):
         leaving = _leave_after(_LAST, self._tell_of_hang)
         self._reclaiming.stop()
         self._trimming.stop()
+        if self._authentication is not None:
+            self._authentication.stop()
         self._engine.disk.stop()
         self._engine.watchdog.storage.close()
         leaving.cancel()
@@ -432,6 +455,16 @@ def _leave_after(seconds: float, say_why: Callable[[], object]) -> threading.Tim
     leaving.daemon = True
     leaving.start()
     return leaving
+
+
+def _authentication(reactor: Any, path: str) -> Authentication | None:
+    """Return what finds out who asks, as the file *path* says; None without a file."""
+    if not path:
+        return None
+    try:
+        return Authentication(reactor, load(os.path.abspath(path)))
+    except ConfigError as error:
+        raise give_up(f"--auth: {error}") from None
 
 
 def _open_storage(options: Options, metrics: Metrics) -> Storage:

@@ -28,6 +28,10 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
 
+from httpnas.access import admission
+from httpnas.access.authentication import Authentication
+from httpnas.access.config import load
+from httpnas.files.points import tell_nobody
 from httpnas.storage import locks
 from httpnas.storage.store import Storage
 from httpnas.tap import Engine, make_doors, make_engine, make_site
@@ -58,6 +62,7 @@ class Nas:
 
     :param clock: the time of its connections, which passes only when a test lets it.
     :param places: room for connections and requests, None for any number.
+    :param auth: the file that says who may do what, None for a daemon without one.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Nas:
         more_doors: Callable[[Engine], Iterable[Door]] = lambda engine: (),
         clock: Clock | None = None,
         places: Places | None = None,
+        auth: Path | None = None,
         **options: Any,
     ) -> None:
         root.mkdir(exist_ok=True)
@@ -79,12 +85,24 @@ class Nas:
             self.storage = Storage(str(root), durable, metrics.step)
         options = {**DEFAULTS, **options, "max-upload": max_upload}
         self.disk = Disk(reactor)
-        self.engine = make_engine(reactor, self.disk, self.storage, options["patience"])
+        self.authentication = None if auth is None else Authentication(reactor, load(str(auth)))
+        points = () if auth is None else (admission.admit, tell_nobody, admission.show)
+        patience = options["patience"]
+        self.engine = make_engine(reactor, self.disk, self.storage, patience, *points)
         self.disk.start()
+        if self.authentication is not None:
+            self.authentication.start()
         doors = [*make_doors(self.engine, metrics, options), *more_doors(self.engine)]
         limits = limits or Limits()
         self.site = make_site(
-            clock or reactor, doors, self.engine.watchdog, limits, metrics, options, places
+            clock or reactor,
+            doors,
+            self.engine.watchdog,
+            limits,
+            metrics,
+            options,
+            places,
+            self.authentication,
         )
         self._listening = reactor.listenTCP(
             0,
@@ -142,6 +160,8 @@ class Nas:
         if self._clock is not None:
             self._clock.advance(1)
         await drained
+        if self.authentication is not None:
+            self.authentication.stop()
         self.disk.stop()
         self.storage.close()
 

@@ -20,13 +20,17 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"fields", "storage", "transfer", "files"},
         {"twisted.web", "klein", "werkzeug", "treq"},
     ),
+    "access": (
+        {"fields", "files", "access"},
+        {"twisted.web", "klein", "werkzeug", "treq"},
+    ),
     "web.server": ({"fields", "web.server"}, {"twisted.web", "klein", "werkzeug", "treq"}),
     "web.doors": (
-        {"fields", "storage", "transfer", "files", "web"},
+        {"fields", "storage", "transfer", "files", "access", "web"},
         {"twisted.web", "klein", "werkzeug", "treq"},
     ),
     "web": (
-        {"fields", "storage", "transfer", "files", "web"},
+        {"fields", "storage", "transfer", "files", "access", "web"},
         {"httpnas.web.doors", "twisted.web", "treq"},
     ),
 }
@@ -124,6 +128,11 @@ def test_every_package_is_installed() -> None:
         ("transfer", "from twisted.web import http"),
         ("files", "from httpnas.web.problems import Problem"),
         ("files", "from twisted.web import http"),
+        ("files", "from httpnas.access.rules import Rules"),
+        ("access", "from httpnas.storage.store import Storage"),
+        ("access", "from httpnas.web.problems import Problem"),
+        ("access", "from twisted.web import http"),
+        ("web/server", "from httpnas.access.rules import Rules"),
         ("web/server", "from httpnas.storage.errors import StorageError"),
         ("web/server", "from httpnas.transfer.sender import ConsumerGone"),
         ("web/server", "from httpnas.files.job import Job"),

@@ -33,6 +33,7 @@ from tests.private import runs_of
 OPTIONS = [
     "--listen",
     "--storage",
+    "--auth",
     "--durability",
     "--shared-by",
     "--max-upload",
@@ -48,6 +49,7 @@ VARIABLES = [
     "HTTPNAS_LISTEN",
     "PORT",
     "STORAGE_PATH",
+    "HTTPNAS_AUTH",
     "HTTPNAS_DURABILITY",
     "HTTPNAS_SHARED_BY",
     "HTTPNAS_MAX_UPLOAD",

@@ -25,6 +25,8 @@ class Verb(str, Enum):
     APPEND = "append"
     MOVE = "move"
     DELETE = "delete"
+    SEE_TRANSFERS = "transfers"
+    SEE_METRICS = "metrics"
 
 
 class Effect(Enum):

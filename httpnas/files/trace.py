@@ -37,6 +37,7 @@ class Transfer:
         self.to: bytes | None = None
         self._id = job.id
         self._client = job.client
+        self._principal = job.principal and job.principal.name
         self._name = name
         self._since = time.time()
         self._clock: Callable[[], float] = clock.seconds
@@ -59,6 +60,7 @@ class Transfer:
         return {
             "id": self._id,
             "client": self._client,
+            **({} if self._principal is None else {"principal": self._principal}),
             "verb": self.verb.value,
             "name": _path(self._name),
             **({} if self.to is None else {"to": _path(self.to)}),
@@ -113,7 +115,8 @@ class Trace:
         :param limit: how many that ended, None for all that are remembered.
         :return: ``running`` and ``ended``.
 
-        Each has ``id`` (of the request), ``client`` (address), ``verb``, ``name`` (of a move also
+        Each has ``id`` (of the request), ``client`` (address), ``principal`` (who asked, when that
+        is asked), ``verb``, ``name`` (of a move also
         ``to``), ``since`` (ISO 8601), ``seconds``, ``bytes`` and ``bytes_per_second``. One that
         has ended also has ``outcome`` (``done``, ``refused``, ``client gone``, ``client too
         slow``, ``failed``) and, where it was answered with an error, ``status``.

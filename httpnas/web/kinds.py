@@ -81,6 +81,18 @@ class Kind(Enum):
         "The body is JSON but does not say where to move the file.",
         'Send `{"path": "new/name"}`. To append JSON, send it as `application/x-ndjson`.',
     )
+    UNAUTHENTICATED = (
+        "unauthenticated",
+        401,
+        "The request needs credentials, or its credentials are wrong or have expired.",
+        "Send good ones by a scheme that `WWW-Authenticate` names.",
+    )
+    MISSING_RIGHT = (
+        "missing-right",
+        403,
+        "No rule gives the client the right that this needs.",
+        "Ask the operator for the right, which is one of those in `rights`.",
+    )
     NOT_PERMITTED = (
         "not-permitted",
         403,
@@ -310,6 +322,12 @@ class Kind(Enum):
         503,
         "The server is not ready for requests; `reasons` says why.",
         "Send requests to another replica, or wait.",
+    )
+    TOO_MANY_PASSWORDS = (
+        "too-many-passwords",
+        503,
+        "More passwords wait to be checked than the server lets wait.",
+        "Try again after `Retry-After` seconds, or use a token.",
     )
     DRAINING = (
         "draining",

@@ -130,6 +130,13 @@ class Metrics:
             registry=registry,
         )
 
+        self._identities = Counter(
+            "httpnas_identified_requests",
+            "Requests by how it was found out who sent them.",
+            ("identity",),
+            registry=registry,
+        )
+
     def _of_work(self) -> None:
         registry = self._registry
         self._connections = Gauge(
@@ -217,6 +224,8 @@ class Metrics:
         self._count_bytes(request, series)
         status = str(request.code) if request.answered else "none"
         series.requests(status).inc()
+        if request.principal is not None:
+            self._identities.labels(request.principal.kind).inc()
 
     def _series_of(self, request: Request) -> _Series:
         what = (request.door, request.verb)

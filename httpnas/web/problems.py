@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
+from httpnas.access.errors import MissingRight, TooManyPasswords, Unauthenticated
 from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
@@ -56,6 +57,12 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (BadDigestField, Kind.BAD_DIGEST_FIELD, "{error}"),
     (BadForm, Kind.BAD_FORM, "{error}"),
     (DigestMismatch, Kind.DIGEST_MISMATCH, "{error}"),
+    (MissingRight, Kind.MISSING_RIGHT, "{error}"),
+    (
+        TooManyPasswords,
+        Kind.TOO_MANY_PASSWORDS,
+        "Too many passwords wait to be checked. Try again soon.",
+    ),
     (AlreadyThere, Kind.ALREADY_EXISTS, "{error}"),
     (PreconditionFailed, Kind.PRECONDITION_FAILED, "{error}"),
     (NoLongerWanted, Kind.STORAGE_TIMEOUT, "{error}"),
@@ -138,6 +145,9 @@ def problem_of(error: BaseException) -> Problem | None:
             f"The file has {error.actual} bytes; Upload-Offset gives another number.",
             Upload_Offset=str(error.actual),
         )
+    if isinstance(error, Unauthenticated):
+        challenges = ", ".join(error.challenges)
+        return Problem(Kind.UNAUTHENTICATED, str(error), WWW_Authenticate=challenges)
     if isinstance(error, RangeNotSatisfiable):
         return Problem(
             Kind.RANGE_NOT_SATISFIABLE,

@@ -17,8 +17,11 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
+from httpnas.access.authentication import Authentication
+from httpnas.access.errors import MissingRight, Unauthenticated
 from httpnas.fields.origins import host_of, is_at, origin_of
 from httpnas.transfer.sender import ConsumerGone
+from httpnas.web.access_log import name_of
 from httpnas.web.answers import answer, answer_problem
 from httpnas.web.problems import Kind, Problem, busy, problem_of
 from httpnas.web.request import Request
@@ -69,11 +72,18 @@ class Router:
     :param hosts: the host names that the daemon answers to, none or ``*`` for any; may be filled
         until the first request comes. A page whose own host name was made to point here (DNS
         rebinding) still asks for its own.
+    :param authentication: finds out who asks, None when that makes no difference.
     """
 
-    def __init__(self, origins: Collection[bytes] = (), hosts: Collection[bytes] = ()) -> None:
+    def __init__(
+        self,
+        origins: Collection[bytes] = (),
+        hosts: Collection[bytes] = (),
+        authentication: Authentication | None = None,
+    ) -> None:
         self._origins = frozenset(origins)
         self._hosts = hosts
+        self._authentication = authentication
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
@@ -125,7 +135,8 @@ class Router:
 
         :param door: the group that the rule belongs to, for the metrics. The verb is the name of
             the handler until the handler sets another one.
-        :param any_host: answer whatever Host says: orchestrators ask by address.
+        :param any_host: answer whatever Host says, and whoever asks: orchestrators ask by address,
+            and have no credentials.
         """
 
         def endpoint(request: Request, **_: object) -> Deferred[None]:
@@ -149,7 +160,8 @@ class Router:
                 raise busy(
                     Kind.OUT_OF_DESCRIPTORS, "The server is at its limit of requests. Try again."
                 )
-            return request.handle(_to_its_end(handler, request))
+            authentication = None if any_host else self._authentication
+            return request.handle(_to_its_end(handler, request, authentication))
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
@@ -178,7 +190,11 @@ class Router:
             raise Problem(Kind.CROSS_SITE, "A page of another site may not change anything here.")
 
 
-async def _to_its_end(handler: Handler, request: Request) -> None:
+async def _to_its_end(
+    handler: Handler, request: Request, authentication: Authentication | None
+) -> None:
+    if authentication is not None:
+        request.principal = await authentication.identify(request.field_lines(b"Authorization"))
     await handler(request)
     if request.sending is not None:
         await request.sending
@@ -209,6 +225,8 @@ def _failed(request: Request, failure: Failure) -> None:
     assert error is not None
     if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
         return
+    if isinstance(error, Unauthenticated | MissingRight):
+        _audit(request, error)
     problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
     if problem is None or problem.status == 500:
         _log.failure("request {id} failed", failure, id=request.id)
@@ -216,6 +234,21 @@ def _failed(request: Request, failure: Failure) -> None:
             Kind.SERVER_FAILED, "The server failed to answer; its log says why."
         )
     answer_problem(request, problem)
+
+
+def _audit(request: Request, error: Unauthenticated | MissingRight) -> None:
+    """Log that *request* was refused because of who sent it, without anything that is secret."""
+    if isinstance(error, MissingRight):
+        request.problem_members["rights"] = error.rights
+    _log.warn(
+        "audit: request {id} of {client} as {who} was refused ({verb} {name}): {error}",
+        id=request.id,
+        client=request.client_address,
+        who=request.principal.name if request.principal else "nobody known",
+        verb=request.verb,
+        name=name_of(request),
+        error=error,
+    )
 
 
 def _of_routing(error: HTTPException) -> Problem:

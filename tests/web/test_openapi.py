@@ -30,6 +30,7 @@ from schemathesis.specs.openapi.checks import (
 
 from httpnas.web.openapi import document
 from httpnas.web.server.deadlines import Limits
+from tests.access import files
 from tests.harness import Nas, Twistd, twistd
 
 DOCUMENT: dict[str, Any] = json.loads(document())
@@ -112,7 +113,10 @@ def test_the_document_defines_exactly_what_it_refers_to() -> None:
         for kind, members in DOCUMENT["components"].items()
         for name in members
     }
-    assert set(references(DOCUMENT)) == defined
+    # Schemes are referred to by name (OpenAPI 3.1 section 4.8.30).
+    named = {name for each in DOCUMENT["security"] for name in each}
+    used = {f"#/components/securitySchemes/{name}" for name in named}
+    assert set(references(DOCUMENT)) | used == defined
 
 
 def test_operations_have_names_of_their_own_and_known_tags() -> None:
@@ -449,6 +453,7 @@ def refusal_is_told(method: str, path: str, answer: Answer) -> None:
     assert problem["title"] == HTTPStatus(status).phrase
     assert problem["instance"] == "#" + headers["x-request-id"]
     extended = {"stored"} if path in (FORM, SAVE) else {"reasons"} if path == "/ready" else set()
+    extended |= {"rights"} if problem["type"].endswith("#missing-right") else set()
     assert set(problem) - extended == {"type", "title", "status", "detail", "instance"}
 
 
@@ -486,6 +491,27 @@ async def test_a_refusal_is_as_the_document_tells(strict: Nas, row: Row) -> None
     answer = await answered(strict, request_of(*row[1:]))
     assert answer[0] == status
     refusal_is_told(method, path, answer)
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_may_not_is_refused_as_the_document_tells(tmp_path: Path) -> None:
+    auth = files.write(tmp_path, files.token("nobody"))
+    known = f"Authorization: Bearer {files.token_of('nobody')}"
+    nas = Nas(tmp_path / "root", auth=auth)
+    try:
+        for path, method, operation in operations():
+            if method in ("OPTIONS", "HEAD") or operation["tags"] == ["pages"]:
+                continue
+            lines = [FORM_TYPE] if path in (FORM, SAVE) else []
+            for more, status in (([], 401), ([known], 403)):
+                name, body = "any" * ("{name}" in path), "{}" * (method != "GET")
+                sent = request_of(method, path, name, lines + more, body)
+                answer = await answered(nas, sent)
+                if path not in ("/file", "/health", "/ready"):
+                    assert answer[0] == status, path
+                    refusal_is_told(method, path, answer)
+    finally:
+        await nas.stop()
 
 
 @pytest_twisted.ensureDeferred

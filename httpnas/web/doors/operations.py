@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
+from httpnas.files.points import Admit, Intent, Verb
 from httpnas.files.trace import Trace, joined
 from httpnas.storage.errors import StorageError
 from httpnas.storage.volume import Space
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.answers import answer, answer_json
+from httpnas.web.job import RequestJob
 from httpnas.web.metrics import Family, Metrics
 from httpnas.web.problems import Kind, busy
 from httpnas.web.query import limit_of, parse_query
@@ -38,6 +40,7 @@ class Alone:
 class Operations:
     """The routes that are about the daemon and not about files.
 
+    :param admit: is asked who may see what.
     :param metrics: what is shown at ``/metrics``.
     :param headroom: the daemon is not ready while fewer bytes than this are free.
     :param colleagues: for what all workers know together.
@@ -48,6 +51,7 @@ class Operations:
         disk: Disk,
         watchdog: Watchdog,
         trace: Trace,
+        admit: Admit,
         metrics: Metrics,
         headroom: int = 0,
         colleagues: Colleagues | None = None,
@@ -55,6 +59,7 @@ class Operations:
         self._disk = disk
         self._watchdog = watchdog
         self._trace = trace
+        self._admit = admit
         self._metrics = metrics
         self._headroom = headroom
         self._colleagues = colleagues or Alone()
@@ -119,6 +124,7 @@ class Operations:
 
     async def metrics(self, request: Request) -> None:
         """Show the metrics of all workers that answer."""
+        self._admit(RequestJob(request), Intent(Verb.SEE_METRICS, b""))
         others = [each for each in await self._colleagues.ask("families") if each is not None]
         self._sample(request.site, await self._space())
         document, content_type = self._metrics.render(request.getHeader(b"Accept"), others)
@@ -135,6 +141,7 @@ class Operations:
 
     async def transfers(self, request: Request) -> None:
         """Show the transfers that are running, and the latest that have ended."""
+        self._admit(RequestJob(request), Intent(Verb.SEE_TRANSFERS, b""))
         limit = limit_of(parse_query(request.query))
         record = self._trace.record(limit)
         others = [each for each in await self._colleagues.ask("record", limit) if each is not None]

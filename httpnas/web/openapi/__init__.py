@@ -26,6 +26,7 @@ from httpnas.web.openapi.schemas import (
 
 _ALWAYS = {
     400: "BadRequest",
+    401: "Unauthenticated",
     408: "Timeout",
     414: "TargetTooLong",
     417: "NotExpected",
@@ -44,6 +45,11 @@ _CONDITIONS = ("IfMatch", "IfUnmodifiedSince", "IfNoneMatch", "IfModifiedSince")
 _CHANGE = ("IfMatch", "IfUnmodifiedSince", "UnlessMatch", "Origin")
 _DIGESTS = ("ContentDigest", "ReprDigest", "ContentMD5")
 _SHARE = ("Sort", "Order", "Limit", "After")
+
+_SCHEMES: Json = {
+    "basic": {"type": "http", "scheme": "basic", "description": "A user and a password."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A token."},
+}
 
 _OCTETS: Json = {"application/octet-stream": {"schema": BINARY}}
 _MOVE = json_of(schema_of("Move"))
@@ -336,14 +342,17 @@ _OPERATIONS: Json = {
         ),
     ),
     "/metrics": _path(
-        "operations", get=_operation("metrics", "Metrics, for Prometheus", {200: "Metrics"})
+        "operations",
+        get=_operation(
+            "metrics", "Metrics, for Prometheus", {200: "Metrics", 403: "Forbidden", 503: "Busy"}
+        ),
     ),
     "/transfers": _path(
         "operations",
         get=_operation(
             "transfers",
             "The transfers that run, and the latest that ended",
-            {200: "Transfers"},
+            {200: "Transfers", 403: "Forbidden", 503: "Busy"},
             "Latest",
             description=curl_lines(f"curl '{HERE}/transfers?limit=10'").strip(),
         ),
@@ -369,7 +378,11 @@ curl -X DELETE {HERE}/file/demo                            # remove
 ```
 
 Two doors lead to the same files. At `/file`, the body of a request is the file. At `/files`, files
-are uploaded with forms, and browsers save downloads. There is no authentication.
+are uploaded with forms, and browsers save downloads.
+
+With `--auth`, rules decide who may do what. A request without credentials is that of `anonymous`.
+401 asks for credentials, or for better ones; 403 names the right that is missing. `/health`,
+`/ready` and `/file` itself answer everybody.
 
 **A change** that was answered with 200 or 202 is on stable storage, unless the daemon runs with
 `--durability none`. A file appears whole or not at all.
@@ -408,6 +421,8 @@ def document() -> bytes:
             "parameters": PARAMETERS,
             "headers": {name: header for name, (_, header) in HEADERS.items()},
             "responses": RESPONSES,
+            "securitySchemes": _SCHEMES,
         },
+        "security": [{}, *({name: []} for name in _SCHEMES)],
     }
     return json.dumps(members, ensure_ascii=False).encode()

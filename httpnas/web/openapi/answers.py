@@ -152,10 +152,13 @@ RESPONSES: Json = {
         "The request cannot be understood: the name, the query or a header is wrong, a digest does "
         "not match, the JSON is not a move, the form is broken, or it is not HTTP.",
     ),
+    "Unauthenticated": _problem(
+        _of(401), "The request needs credentials (`--auth`), or has wrong ones.", "Challenges"
+    ),
     "Forbidden": _problem(
         _of(403),
-        "The request would change the daemon's own folder or the root, or the permissions of the "
-        "storage forbid it, or it comes from a page of another site.",
+        "A right is missing, or the request would change the daemon's own folder or the root, or "
+        "the permissions of the storage forbid it, or it comes from a page of another site.",
     ),
     "NotFound": _problem(_of(404), "There is nothing at this name, or a link or a special file."),
     "MethodNotAllowed": _problem(

@@ -249,6 +249,11 @@ HEADERS: dict[str, tuple[str, Json]] = {
     "RetryAfter": _header(
         "Retry-After", "When to try again, in seconds.", {"type": "integer", "minimum": 1}
     ),
+    "Challenges": _header(
+        "WWW-Authenticate",
+        "The schemes that work (RFC 9110 section 11.6.1).",
+        text_like('Basic realm="httpnas", charset="UTF-8", Bearer realm="httpnas"'),
+    ),
     "Uncoded": _header("Accept-Encoding", "What the server accepts.", {"const": "identity"}, False),
     "FormOnly": _header(
         "Accept-Post", "What the server accepts.", {"const": "multipart/form-data"}, False

@@ -61,6 +61,11 @@ SCHEMAS: Json = {
             },
         },
         {
+            "rights": {
+                "type": "array",
+                "items": TEXT,
+                "description": "One of these rights is missing; only of `missing-right`.",
+            },
             "stored": {
                 "type": "array",
                 "items": TEXT,

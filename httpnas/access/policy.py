@@ -1,0 +1,63 @@
+"""Everything that one file of ``--auth`` configures, as it is read at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from httpnas.access.admission import Subject
+from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, Rules
+from httpnas.access.tokens import Tokens
+from httpnas.files.job import Principal
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Who there is, and what he may do.
+
+    :ivar realm: what the credentials are for, as clients show it (RFC 9110 section 11.5).
+    :ivar groups: the groups of each principal, besides those that a token brings.
+    :ivar hashes: of passwords, by user.
+    :ivar files: the paths of all that was read, to see when it changes.
+    """
+
+    realm: str
+    rules: Rules
+    groups: Mapping[str, frozenset[str]]
+    hashes: Mapping[str, str]
+    tokens: Tokens
+    files: tuple[str, ...]
+    _subjects: dict[tuple[str, str], Subject] = field(default_factory=dict)
+
+    @property
+    def challenges(self) -> tuple[str, ...]:
+        """A challenge for each scheme that works, as values of WWW-Authenticate."""
+        basic = f'Basic realm="{self.realm}", charset="UTF-8"'
+        bearer = f'Bearer realm="{self.realm}"'
+        takes_bearer = bool(self.tokens)
+        # A 401 has to have one (RFC 9110 section 15.5.2), even if there is nobody to be.
+        return (basic,) * bool(self.hashes) + (bearer,) * (takes_bearer or not self.hashes)
+
+    def known(self, name: str, kind: str) -> Subject:
+        """Return the subject of a principal that this policy knows by name; it is kept."""
+        subject = self._subjects.get((name, kind))
+        if subject is None:
+            subject = self._subjects[name, kind] = self.subject(Principal(name, kind))
+        return subject
+
+    def anonymous(self) -> Subject:
+        """Return the subject that has no credentials."""
+        return self.known(ANONYMOUS, ANONYMOUS)
+
+    def principal(self, principal: Principal) -> Principal:
+        """Return *principal* with all groups that it is in."""
+        groups = principal.groups | self.groups.get(principal.name, frozenset())
+        if principal.kind != ANONYMOUS:
+            groups |= {AUTHENTICATED}
+        return Principal(principal.name, principal.kind, groups)
+
+    def subject(self, principal: Principal) -> Subject:
+        """Return *principal* with all its groups and the rules about it."""
+        whole = self.principal(principal)
+        rules = self.rules.of(whole)
+        return Subject(whole.name, whole.kind, whole.groups, rules, self.challenges)

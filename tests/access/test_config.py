@@ -1,0 +1,134 @@
+"""The file of ``--auth``: what is wrong with it is said in one line, with file and line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from httpnas.access.config import ConfigError, load
+from httpnas.access.rules import Right
+from tests.access import files
+
+GOOD = """\
+realm = "files of the team"
+passwords = "htpasswd"
+
+[groups]
+team = ["alice", "ci"]
+
+[[token]]
+name = "ci"  # of the pipeline
+sha256 = "HASH"
+expires = 2999-01-01T00:00:00Z
+
+[[rule]]
+who = ["@team"]
+path = "/team//a/./"
+allow = ["read", "list"]
+
+[[rule]]
+who = ["anonymous"]
+path = "/"
+allow = ["see-metrics"]
+""".replace("HASH", "0" * 64)
+
+
+def write(folder: Path, text: str, passwords: str = f"alice:{files.HASHED}\n") -> str:
+    (folder / "auth.toml").write_text(text)
+    (folder / "htpasswd").write_text(passwords)
+    return str(folder / "auth.toml")
+
+
+def test_a_good_file_is_read(tmp_path: Path) -> None:
+    policy = load(write(tmp_path, GOOD))
+    assert policy.known("alice", "password").groups == {"team", "authenticated"}
+    assert policy.known("alice", "password").rules.allow(Right.READ, b"team/a/x")
+    assert policy.anonymous().groups == frozenset()
+    assert policy.anonymous().rules.allow(Right.SEE_METRICS, b"")
+    assert policy.files == (str(tmp_path / "auth.toml"), str(tmp_path / "htpasswd"))
+    assert policy.challenges == (
+        'Basic realm="files of the team", charset="UTF-8"',
+        'Bearer realm="files of the team"',
+    )
+
+
+@pytest.mark.parametrize(
+    "old, new, line, why",
+    [
+        ('realm = "files of the team"', "realm = 1", 1, "a string"),
+        ("files of the team", r"\"", 1, "quotes"),
+        ("realm", "relm", 1, "no such key"),
+        ('"htpasswd"', '"htpasswd', 2, ""),
+        ('"htpasswd"', '"missing"', 0, "No such file"),
+        ("team = [", "authenticated = [", 5, "authenticated"),
+        ('"alice", "ci"', '"alice", 1', 5, "list of strings"),
+        ('"alice", "ci"', '"alice", "@x"', 5, "@x"),
+        ('"ci"  #', '"anonymous"  #', 8, "anonymous"),
+        ('"ci"  #', '"a b"  #', 8, "a b"),
+        ('"ci"  #', '"alice"  #', 1, "a user and a token"),
+        ("0" * 64, "0" * 63, 9, "SHA-256"),
+        ("00Z", "00", 10, "zone"),
+        ("expires = ", "expired = ", 7, "needs 'expires'"),
+        ("2999-01-01T00:00:00Z", '"2999"', 10, "a time"),
+        ('["@team"]', '["@tema"]', 13, "no group 'tema'"),
+        ('["@team"]', "[]", 13, "somebody"),
+        ('who = ["@team"]', 'whom = ["@team"]', 12, "needs 'who'"),
+        ('"/team//a/./"', '"team"', 14, "slash"),
+        ('"/team//a/./"', '"/team/../a"', 14, "'..'"),
+        ('"read", "list"', '"read", "write"', 15, "'write' is not a right; these are: list, read"),
+        ('allow = ["read", "list"]', "", 12, "allow or deny"),
+        ('allow = ["read", "list"]', 'allow = ["read"]\ndeny = ["read"]', 16, "allowed and denied"),
+        ('path = "/"\n', 'path = "/x"\n', 19, "see-metrics"),
+        ('allow = ["see-metrics"]', 'allow = ["see-metrics"]\nalso = true', 21, "no such key"),
+        ('[[rule]]\nwho = ["anon', '[[rul]]\nwho = ["anon', 17, "no such key"),
+        ('[[rule]]\nwho = ["anon', '[rule]\nwho = ["anon', 17, ""),
+    ],
+)
+def test_a_bad_file_is_told_of_with_its_line(
+    tmp_path: Path, old: str, new: str, line: int, why: str
+) -> None:
+    assert GOOD.count(old) == 1
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, GOOD.replace(old, new)))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert why in message
+    place = re.match(rf"{re.escape(str(tmp_path))}/(?:auth\.toml:(\d+)|missing): ", message)
+    assert place, message
+    assert int(place[1] or 0) == line, message
+
+
+@pytest.mark.parametrize(
+    "passwords, line",
+    [
+        ("alice:plain", 1),
+        ("\nalice:$apr1$abcdefgh$xxxxxxxxxxxxxxxxxxxxxx", 2),
+        ("alice:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=", 1),
+        ("alice:$2a$10$" + "a" * 53, 1),
+        ("alice:$2y$15$" + "a" * 53, 1),
+        ("alice:$argon2i$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g", 1),
+        ("alice:$argon2id$v=19$m=9999999,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g", 1),
+        ("alice:$argon2id$nonsense", 1),
+        (f"a/b:{files.HASHED}", 1),
+        (f"alice:{files.HASHED}\nalice:{files.HASHED}", 2),
+        ("alice", 1),
+    ],
+)
+def test_a_password_that_is_not_hashed_well_is_refused_and_not_shown(
+    tmp_path: Path, passwords: str, line: int
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, GOOD, passwords))
+    assert str(caught.value).startswith(f"{tmp_path}/htpasswd:{line}: ")
+    kept = passwords.strip().partition(":")[2]
+    assert not kept or kept not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml: No such file or directory"):
+        load(str(tmp_path / "none.toml"))
+    (tmp_path / "latin.toml").write_bytes(b"# \n# \xe9\n")
+    with pytest.raises(ConfigError, match=r"latin\.toml:2: this is not UTF-8"):
+        load(str(tmp_path / "latin.toml"))

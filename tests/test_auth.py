@@ -1,0 +1,80 @@
+"""``--auth`` of a real daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.access import files
+from tests.access.files import rule, token, token_of
+from tests.harness import PATIENCE, TWISTD, twistd
+
+ALICE = ("alice", "secret")
+
+
+def bearing(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token_of(name)}"}
+
+
+def test_a_daemon_asks_who_it_is(tmp_path: Path) -> None:
+    auth = files.write(
+        tmp_path,
+        token("ci"),
+        rule("alice", "/", ["list", "read", "create"]),
+        rule("ci", "/in", ["create"]),
+    )
+    with twistd(tmp_path / "root", f"--auth={auth}") as daemon:
+        url = daemon.url + "/file/in/a"
+        assert requests.post(url, data=b"x", timeout=PATIENCE).status_code == 401
+        posted = requests.post(url, data=b"x", headers=bearing("ci"), timeout=PATIENCE)
+        assert posted.status_code == 200
+        assert requests.get(url, headers=bearing("ci"), timeout=PATIENCE).status_code == 403
+        got = requests.get(url, auth=ALICE, timeout=PATIENCE)
+        assert (got.status_code, got.content) == (200, b"x")
+        assert requests.get(url, auth=("alice", "x"), timeout=PATIENCE).status_code == 401
+        daemon.terminate()
+        assert daemon.wait() == 0
+        log = daemon.log()
+    assert '"principal": "ci"' in log and '"principal": "alice"' in log
+    assert "audit: request" in log
+    assert "secret" not in log and token_of("ci") not in log
+
+
+def test_a_relative_path_and_the_environment_will_do(tmp_path: Path) -> None:
+    files.write(tmp_path, rule("anonymous", "/", ["list"]))
+    with twistd(tmp_path / "root", env={"HTTPNAS_AUTH": "auth.toml"}) as daemon:
+        assert requests.get(daemon.url + "/file/", timeout=PATIENCE).status_code == 200
+        assert requests.get(daemon.url + "/file/x", timeout=PATIENCE).status_code == 404
+        assert requests.delete(daemon.url + "/file/x", timeout=PATIENCE).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("realm = 1\n", "auth.toml:1: realm: this must be a string"),
+        ("x", "auth.toml:1: "),
+        (None, "auth.toml: No such file or directory"),
+    ],
+)
+def test_a_wrong_file_ends_the_daemon_with_one_line(
+    tmp_path: Path, text: str | None, told: str
+) -> None:
+    if text is not None:
+        (tmp_path / "auth.toml").write_text(text)
+    options = [f"--storage={tmp_path}/root", f"--auth={tmp_path}/auth.toml", "--listen=tcp:0"]
+    run = subprocess.run(
+        [*TWISTD, "-n", "--pidfile=", "httpnas", *options],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        cwd=tmp_path,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"httpnas: --auth: {tmp_path}/{told}")
+    assert run.stderr.count("\n") == 1 and run.stdout == ""
