@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from types import FrameType
 from typing import Any
 
 from twisted.application.service import IService, Service
@@ -24,7 +25,7 @@ from twisted.python.failure import Failure
 from httpnas import __version__
 from httpnas.access import admission
 from httpnas.access.authentication import Authentication
-from httpnas.access.config import ConfigError, load
+from httpnas.access.config import ConfigError
 from httpnas.endpoints import endpoint
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Show, Tell, admit_all, show_all, tell_nobody
@@ -191,6 +192,17 @@ class Process(Service):
         for number in ends:
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
 
+    def _at_hangup(self, call: Callable[[], object]) -> None:
+        """Let *call* be made at SIGHUP, besides what the log does then."""
+        before = signal.getsignal(signal.SIGHUP)
+
+        def hung_up(number: int, frame: FrameType | None) -> None:
+            if callable(before):
+                before(number, frame)
+            self._reactor.callFromThread(call)
+
+        signal.signal(signal.SIGHUP, hung_up)
+
     def _signalled(self) -> None:
         self._signals += 1
         if self._signals == 1:
@@ -297,11 +309,13 @@ class Daemon(Process):
 
     def _is_running(self) -> None:
         """Tell that the daemon is running, once a signal would stop it properly."""
+        ends = _ends(self._lines) if self._inherited is None else [signal.SIGTERM]
+        self._take_signals(*ends)
+        if self._authentication is not None and signal.SIGHUP not in ends:
+            self._reload_at_hangup(self._authentication)
         if self._inherited is None:
-            self._take_signals(*_ends(self._lines))
             self._say_that_it_runs(self.ports)
         else:
-            self._take_signals(signal.SIGTERM)
             self._inherited.connect(self._answers, self._orphaned)
 
     def _orphaned(self) -> None:
@@ -314,6 +328,14 @@ class Daemon(Process):
     def _cut_off(self) -> None:
         self.site.abort()
         _leave_after(_LAST, self._tell_of_hang)
+
+    def _reload_at_hangup(self, authentication: Authentication) -> None:
+        """Read the file of ``--auth`` again at SIGHUP, besides what the log does then."""
+
+        def reload() -> None:
+            Deferred.fromCoroutine(authentication.reload())
+
+        self._at_hangup(reload)
 
     async def _stop(self) -> None:
         drain = self._options["drain"]
@@ -375,10 +397,16 @@ class Parent(Process):
         if self._lines.has_file:
             self._workers.takes_lines = self._lines.take
         self._workers.started.addCallbacks(self._are_running, self._cannot_start)
-        self._reactor.callWhenRunning(self._take_signals, *_ends(self._lines))
-        self._reactor.callWhenRunning(self._workers.startService)
+        self._reactor.callWhenRunning(self._is_running)
         self._reactor.addSystemEventTrigger("after", "shutdown", self._leave)
         self._let_stderr_go()
+
+    def _is_running(self) -> None:
+        ends = _ends(self._lines)
+        self._take_signals(*ends)
+        if signal.SIGHUP not in ends:
+            self._at_hangup(lambda: self._workers.signal(signal.SIGHUP))
+        self._workers.startService()
 
     def _are_running(self, _: None) -> None:
         self._say_that_it_runs(self._workers.ports)
@@ -462,7 +490,7 @@ def _authentication(reactor: Any, path: str) -> Authentication | None:
     if not path:
         return None
     try:
-        return Authentication(reactor, load(os.path.abspath(path)))
+        return Authentication(reactor, os.path.abspath(path))
     except ConfigError as error:
         raise give_up(f"--auth: {error}") from None
 

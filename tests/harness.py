@@ -30,7 +30,6 @@ from zope.interface import implementer
 
 from httpnas.access import admission
 from httpnas.access.authentication import Authentication
-from httpnas.access.config import load
 from httpnas.files.points import tell_nobody
 from httpnas.storage import locks
 from httpnas.storage.store import Storage
@@ -85,7 +84,7 @@ class Nas:
             self.storage = Storage(str(root), durable, metrics.step)
         options = {**DEFAULTS, **options, "max-upload": max_upload}
         self.disk = Disk(reactor)
-        self.authentication = None if auth is None else Authentication(reactor, load(str(auth)))
+        self.authentication = None if auth is None else Authentication(reactor, str(auth))
         points = () if auth is None else (admission.admit, tell_nobody, admission.show)
         patience = options["patience"]
         self.engine = make_engine(reactor, self.disk, self.storage, patience, *points)

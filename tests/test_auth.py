@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import requests
 
 from tests.access import files
 from tests.access.files import rule, token, token_of
-from tests.harness import PATIENCE, TWISTD, twistd
+from tests.harness import PATIENCE, TWISTD, twistd, wait_until
 
 ALICE = ("alice", "secret")
 
@@ -78,3 +79,27 @@ def test_a_wrong_file_ends_the_daemon_with_one_line(
     assert run.returncode == 1
     assert run.stderr.startswith(f"httpnas: --auth: {tmp_path}/{told}")
     assert run.stderr.count("\n") == 1 and run.stdout == ""
+
+
+def test_a_hangup_reads_the_file_again_though_it_has_not_changed(tmp_path: Path) -> None:
+    auth = files.write(tmp_path)
+    with twistd(tmp_path / "root", f"--auth={auth}") as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "was read again: 0 rules" in daemon.log(), "the file to be read again")
+
+
+def test_a_change_of_the_file_is_noticed(tmp_path: Path) -> None:
+    auth = files.write(tmp_path, rule("anonymous", "/", ["list"]))
+    with twistd(tmp_path / "root", f"--auth={auth}") as daemon:
+        url = daemon.url + "/file/"
+        assert requests.get(url, timeout=PATIENCE).status_code == 200
+        files.write(tmp_path)
+        wait_until(lambda: "was read again: 0 rules" in daemon.log(), "the file to be read again")
+        assert requests.get(url, timeout=PATIENCE).status_code == 401
+        auth.write_text("realm = 1")
+        wait_until(lambda: f"{auth}:1: realm" in daemon.log(), "the error to be logged")
+        assert requests.get(url, timeout=PATIENCE).status_code == 401
+        files.write(tmp_path, rule("anonymous", "/", ["list"]))
+        wait_until(
+            lambda: requests.get(url, timeout=PATIENCE).status_code == 200, "the change to count"
+        )

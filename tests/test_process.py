@@ -532,7 +532,12 @@ def test_the_log_in_the_background_has_lines_of_json_and_begins_anew_at_sigusr1(
     assert "/none" in [line.get("name") for line in lines]
 
 
-def test_a_log_file_that_was_moved_is_opened_anew_at_sighup(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auth", ["", "auth.toml"])
+def test_a_log_file_that_was_moved_is_opened_anew_at_sighup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, auth: str
+) -> None:
+    (tmp_path / "auth.toml").touch()
+    monkeypatch.setenv("HTTPNAS_AUTH", auth)
     log = tmp_path / "log"
     with started(tmp_path, "-n", "--logfile=log") as (port, pid):
         for n, number in enumerate([signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP]):

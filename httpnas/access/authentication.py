@@ -1,34 +1,111 @@
-"""Authentication: from the head of a request to a subject."""
+"""Authentication: from the head of a request to a subject, by the latest good configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
 
 from httpnas.access.admission import Subject
+from httpnas.access.config import ConfigError, load
 from httpnas.access.errors import Unauthenticated
 from httpnas.access.passwords import Passwords, credentials_of
-from httpnas.access.policy import Policy
+from httpnas.access.policy import Policy, Stamp, stamp_at
+
+T = TypeVar("T")
+
+
+#: Seconds between two looks whether a file has changed.
+LOOKS = 2.0
 
 
 class Authentication:
     """Finds out who asks, by the policy of that moment.
 
+    A policy takes the place of the one before in one step, when all of it has been read and is
+    good. So there is one at each moment, and requests that have begun keep theirs.
+
     :param reactor: tells the time.
-    :param policy: the one to begin with.
+    :param path: of the file that configures all of it.
+    :raises ConfigError: when that cannot be used.
     """
 
-    def __init__(self, reactor: Any, policy: Policy) -> None:
-        self.policy = policy
+    _log = Logger()
+
+    def __init__(self, reactor: Any, path: str) -> None:
+        self.policy = load(path)
+        self._reactor = reactor
+        self._path = path
         self._passwords = Passwords(reactor)
+        self._disk = ThreadPool(0, 1, name="httpnas-auth")
+        self._loading = DeferredLock()
+        #: What was read last, good or not, and what was different from it at the last look.
+        self._read: Mapping[str, Stamp | None] = self.policy.stamps
+        self._different: Mapping[str, Stamp | None] | None = None
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
 
     def start(self) -> None:
-        """Begin to check passwords."""
+        """Begin to check passwords, and to look whether files change."""
         self._passwords.start()
+        self._disk.start()
+        self._looking.start(LOOKS, now=False)
 
     def stop(self) -> None:
         """End what was started."""
+        self._looking.stop()
         self._passwords.stop()
+        self._disk.stop()
+
+    def _look(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._reload_if_changed())
+
+    async def _reload_if_changed(self) -> None:
+        """Read the files again if one has changed, and has been the same for two looks.
+
+        So a file that is being written is not read, as long as it is written faster than that.
+        """
+        read = self._read
+        stamps = await self._in_thread(lambda: {path: stamp_at(path) for path in read})
+        if stamps == read:
+            self._different = None
+        elif stamps != self._different:
+            self._different = stamps
+        else:
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Read the files again; those that cannot be used leave everything as it is."""
+        await self._loading.acquire()
+        try:
+            policy = await self._in_thread(partial(load, self._path))
+        except ConfigError as error:
+            self._read = error.stamps
+            self._log.error("audit: {error}. The configuration stays as it was before", error=error)
+        except Exception:
+            self._log.failure("the file of --auth could not be read; all stays as it was before")
+        else:
+            self.policy, self._read = policy, policy.stamps
+            self._log.info(
+                "audit: {path} was read again: {rules} rules, {tokens} tokens, {users} users",
+                path=self._path,
+                rules=len(policy.rules),
+                tokens=len(policy.tokens),
+                users=len(policy.hashes),
+            )
+        finally:
+            self._different = None
+            self._loading.release()
+
+    def _in_thread(self, call: Callable[[], T]) -> Deferred[T]:
+        done: Deferred[T] = deferToThreadPool(self._reactor, self._disk, call)
+        return done
 
     async def identify(self, authorization: Sequence[bytes]) -> Subject:
         """Return who sent a request.

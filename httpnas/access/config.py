@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from httpnas.access.passwords import BadPasswords, read_passwords
-from httpnas.access.policy import Policy
+from httpnas.access.policy import Policy, Stamp, stamp_of
 from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, OF_THE_DAEMON, Right, Rule, Rules
 from httpnas.access.tokens import Token, Tokens
 from httpnas.fields.names import BadName, NameTooLong, check_name
@@ -40,7 +41,12 @@ T = TypeVar("T")
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text names file and line."""
+    """The configuration cannot be used; the text names file and line.
+
+    :ivar stamps: as of :class:`Policy`, of what was read before.
+    """
+
+    stamps: Mapping[str, Stamp | None] = MappingProxyType({})
 
 
 class _Table:
@@ -138,13 +144,15 @@ _CALLED: dict[type, str] = {
 }
 
 
-def read(path: str) -> str:
-    """Return the text of the file *path*.
+def _read(path: str, stamps: dict[str, Stamp | None]) -> str:
+    """Return the text of the file *path*, and note its stamp in *stamps*.
 
     :raises ConfigError: when it cannot be read.
     """
+    stamps[path] = None
     try:
         with open(path, "rb") as file:
+            stamps[path] = stamp_of(os.fstat(file.fileno()))
             content = file.read(_MOST + 1)
         if len(content) > _MOST:
             raise ConfigError(f"{path}: it has more than {_MOST} bytes")
@@ -161,7 +169,16 @@ def load(path: str) -> Policy:
 
     :raises ConfigError: when it, or a file that it names, cannot be used.
     """
-    text = read(path)
+    stamps: dict[str, Stamp | None] = {}
+    try:
+        return _load(path, stamps)
+    except ConfigError as error:
+        error.stamps = stamps
+        raise
+
+
+def _load(path: str, stamps: dict[str, Stamp | None]) -> Policy:
+    text = _read(path, stamps)
     try:
         members = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -170,15 +187,8 @@ def load(path: str) -> Policy:
         line = int(at[1]) if at else text.count("\n") + 1
         raise ConfigError(f"{path}:{line}: {_AT.sub('', why).strip()}") from None
     file = _Table((path, text), members)
-    files = [path]
-
-    def beside(name: str) -> str:
-        """Return where the file *name* is, which is looked for beside this one."""
-        files.append(os.path.join(os.path.dirname(path), name))
-        return files[-1]
-
     realm = file.text("realm", _REALM, "1 to 64 characters of ASCII without quotes", "httpnas")
-    hashes = _passwords(file, beside)
+    hashes = _passwords(file, path, stamps)
     tokens = [_token(table) for table in file.tables("token")]
     _refuse_same(file, hashes, tokens)
     groups, named = _groups(file.table("groups"))
@@ -187,16 +197,16 @@ def load(path: str) -> Policy:
         raise tables[_MOST_RULES].error(f"there are more than {_MOST_RULES} rules")
     rules = Rules([_rule(table, named) for table in tables])
     file.end()
-    return Policy(realm, rules, groups, hashes, Tokens(tokens), tuple(files))
+    return Policy(realm, rules, groups, hashes, Tokens(tokens), stamps)
 
 
-def _passwords(file: _Table, beside: Callable[[str], str]) -> dict[str, str]:
+def _passwords(file: _Table, config: str, stamps: dict[str, Stamp | None]) -> dict[str, str]:
     name = file.take("passwords", str, "")
     if not name:
         return {}
-    path = beside(name)
+    path = os.path.join(os.path.dirname(config), name)
     try:
-        hashes = read_passwords(read(path))
+        hashes = read_passwords(_read(path, stamps))
     except BadPasswords as error:
         raise ConfigError(f"{path}:{error.line}: {error}") from None
     if ANONYMOUS in hashes:

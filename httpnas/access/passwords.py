@@ -95,8 +95,8 @@ def is_right(kept: str, password: bytes) -> bool:
     try:
         if kept.startswith("$argon2id$"):
             return argon2.PasswordHasher().verify(kept, password)
-        # It looks at 72 bytes only. So a longer one is never right: its beginning would be too.
-        return len(password) <= 72 and bcrypt.checkpw(password, kept.encode())
+        # It raises for more than 72 bytes, of which it looks at no others.
+        return bcrypt.checkpw(password, kept.encode())
     except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError, ValueError):
         return False
 

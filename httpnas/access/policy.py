@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,22 @@ from httpnas.access.admission import Subject
 from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, Rules
 from httpnas.access.tokens import Tokens
 from httpnas.files.job import Principal
+
+#: What is different when a file is: device, inode, size, and times of change in nanoseconds.
+Stamp = tuple[int, ...]
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return the stamp of a file."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def stamp_at(path: str) -> Stamp | None:
+    """Return the stamp of the file *path*, None when it cannot be looked at."""
+    try:
+        return stamp_of(os.stat(path))
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +35,7 @@ class Policy:
     :ivar realm: what the credentials are for, as clients show it (RFC 9110 section 11.5).
     :ivar groups: the groups of each principal, besides those that a token brings.
     :ivar hashes: of passwords, by user.
-    :ivar files: the paths of all that was read, to see when it changes.
+    :ivar stamps: of all files that were read, by path, to see when one changes.
     """
 
     realm: str
@@ -26,7 +43,7 @@ class Policy:
     groups: Mapping[str, frozenset[str]]
     hashes: Mapping[str, str]
     tokens: Tokens
-    files: tuple[str, ...]
+    stamps: Mapping[str, Stamp | None]
     _subjects: dict[tuple[str, str], Subject] = field(default_factory=dict)
 
     @property

@@ -67,6 +67,9 @@ class Rules:
         self._rules = rules
         self._paths = sorted({rule.path for rule in rules})
 
+    def __len__(self) -> int:
+        return len(self._rules)
+
     def of(self, principal: Principal) -> Rules:
         """Return those that name *principal* or a group of it."""
         names = {principal.name, *(f"@{group}" for group in principal.groups)}

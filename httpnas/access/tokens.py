@@ -43,8 +43,8 @@ class Tokens:
     def __init__(self, tokens: Iterable[Token]) -> None:
         self._by_digest = {token.digest: token for token in tokens}
 
-    def __bool__(self) -> bool:
-        return bool(self._by_digest)
+    def __len__(self) -> int:
+        return len(self._by_digest)
 
     def find(self, presented: bytes) -> Token | None:
         """Return the token that *presented* is, None when it is none or has expired.

@@ -47,7 +47,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     assert policy.known("alice", "password").rules.allow(Right.READ, b"team/a/x")
     assert policy.anonymous().groups == frozenset()
     assert policy.anonymous().rules.allow(Right.SEE_METRICS, b"")
-    assert policy.files == (str(tmp_path / "auth.toml"), str(tmp_path / "htpasswd"))
+    assert [*policy.stamps] == [str(tmp_path / "auth.toml"), str(tmp_path / "htpasswd")]
     assert policy.challenges == (
         'Basic realm="files of the team", charset="UTF-8"',
         'Bearer realm="files of the team"',
