@@ -42,6 +42,7 @@ from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.application import NasApplication
 from httpnas.web.doors.file import FileDoor
 from httpnas.web.doors.files import FilesDoor
+from httpnas.web.doors.links import LinksDoor
 from httpnas.web.doors.operations import Colleagues, Operations
 from httpnas.web.doors.pages import Pages
 from httpnas.web.metrics import Metrics
@@ -114,16 +115,19 @@ def make_doors(
     metrics: Metrics,
     options: Mapping[str, Any],
     colleagues: Colleagues | None = None,
+    authentication: Authentication | None = None,
 ) -> list[Door]:
     """Return every door.
 
     :param options: as :class:`Options` has them.
     :param colleagues: the other workers, if there are any.
+    :param authentication: as of :class:`Router`.
     """
     files, watchdog, max_upload = engine.files, engine.watchdog, options["max-upload"]
     return [
         FileDoor(files, watchdog, max_upload),
         FilesDoor(files, max_upload),
+        LinksDoor(engine.admit, authentication),
         Operations(
             engine.disk,
             watchdog,
@@ -252,7 +256,7 @@ class Daemon(Process):
         patience = options["patience"]
         self._engine = engine = make_engine(reactor, disk, storage, patience, *points)
         limits = Limits(stall=options["stall"], idle=options["idle"])
-        doors = make_doors(engine, metrics, options, inherited)
+        doors = make_doors(engine, metrics, options, inherited, authentication)
         places = Places(memory, Budget(descriptors_left() - EXTRA))
         watchdog = engine.watchdog
         self.site = make_site(

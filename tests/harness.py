@@ -91,7 +91,10 @@ class Nas:
         self.disk.start()
         if self.authentication is not None:
             self.authentication.start()
-        doors = [*make_doors(self.engine, metrics, options), *more_doors(self.engine)]
+        doors = [
+            *make_doors(self.engine, metrics, options, self.authentication),
+            *more_doors(self.engine),
+        ]
         limits = limits or Limits()
         self.site = make_site(
             clock or reactor,

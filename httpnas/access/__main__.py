@@ -12,6 +12,7 @@ import argon2
 
 from httpnas.access.admission import NEEDED
 from httpnas.access.config import ConfigError, load
+from httpnas.access.links import new_secret
 from httpnas.access.rules import ANONYMOUS, Right, Rules
 from httpnas.access.tokens import digest_of, new_token
 from httpnas.fields.names import BadName, NameTooLong, check_name
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     password = commands.add_parser("password", help="make a line for the file of passwords")
     password.add_argument("user")
     password.set_defaults(run=_password)
+    key = commands.add_parser("link-key", help="make a key for links, as a table for the file")
+    key.add_argument("id", help="letters, digits and -; each link has it")
+    key.set_defaults(run=_link_key)
     check = commands.add_parser("check", help="say which rule decides, with its line")
     check.add_argument("file", help="the file of --auth")
     check.add_argument("principal", help=f"who would ask, such as {ANONYMOUS}")
@@ -66,6 +70,11 @@ def _password(given: argparse.Namespace) -> int:
         print("there is no password", file=sys.stderr)
         return 1
     print(f"{given.user}:{argon2.PasswordHasher(memory_cost=19 << 10, time_cost=2).hash(password)}")
+    return 0
+
+
+def _link_key(given: argparse.Namespace) -> int:
+    print(f'[[link-key]]\nid = "{given.id}"\nsecret = "{new_secret()}"')
     return 0
 
 

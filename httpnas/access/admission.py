@@ -32,6 +32,7 @@ NEEDED: dict[tuple[Verb, Effect], tuple[Right, ...]] = {
     (Verb.DELETE, Effect.REMOVED): (Right.DELETE,),
     (Verb.SEE_TRANSFERS, Effect.NONE): (Right.SEE_TRANSFERS,),
     (Verb.SEE_METRICS, Effect.NONE): (Right.SEE_METRICS,),
+    (Verb.SIGN, Effect.NONE): (Right.SIGN,),
 }
 
 

@@ -14,9 +14,12 @@ from twisted.python.threadpool import ThreadPool
 
 from httpnas.access.admission import Subject
 from httpnas.access.config import ConfigError, load
-from httpnas.access.errors import Unauthenticated
+from httpnas.access.errors import LinkRefused, MissingRight, Unauthenticated
+from httpnas.access.links import Grant, sign, verify
 from httpnas.access.passwords import Passwords, credentials_of
 from httpnas.access.policy import Policy, Stamp, stamp_at
+from httpnas.access.rules import Right
+from httpnas.files.job import Principal
 
 T = TypeVar("T")
 
@@ -107,14 +110,38 @@ class Authentication:
         done: Deferred[T] = deferToThreadPool(self._reactor, self._disk, call)
         return done
 
-    async def identify(self, authorization: Sequence[bytes]) -> Subject:
+    def sign(self, signer: Principal | None, grant: Grant) -> str:
+        """Return the text of a link by which *signer* gives *grant*, of which he has all rights.
+
+        :raises MissingRight: when he has not.
+        """
+        if not isinstance(signer, Subject):
+            raise MissingRight([Right.SIGN.value])
+        # What a prefix is for besides may be missing to him: it is asked about at each use.
+        needed = grant.rights if grant.below or grant.method == "POST" else grant.rights[:1]
+        for right in needed:
+            if not signer.rules.allow(right, grant.name):
+                raise MissingRight([right.value])
+        return sign(self.policy.link_keys[0], grant, signer)
+
+    async def identify(
+        self, method: bytes, authorization: Sequence[bytes] = (), link: bytes | None = None
+    ) -> Subject:
         """Return who sent a request.
 
-        :param authorization: the values of all its Authorization fields.
+        :param authorization: the values of all its Authorization fields. With a link, they do not
+            count: a browser sends them without being told to.
+        :param link: of its query.
         :raises Unauthenticated: when they are wrong. Without any, who asks is anonymous.
+        :raises LinkRefused: when the link does not count.
         :raises TooManyPasswords: when too many wait.
         """
         policy = self.policy
+        if link is not None and method != b"OPTIONS":
+            holder = policy.holder(*verify(policy.link_keys, link, method))
+            if holder is None:
+                raise LinkRefused("Who has signed the link is not there any more.")
+            return holder
         if not authorization:
             return policy.anonymous()
         if len(authorization) > 1:

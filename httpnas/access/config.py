@@ -14,6 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from httpnas.access.links import LinkKey, secret_of
 from httpnas.access.passwords import BadPasswords, read_passwords
 from httpnas.access.policy import Policy, Stamp, stamp_of
 from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, OF_THE_DAEMON, Right, Rule, Rules
@@ -35,6 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 #: Who a rule or a group may name: a principal, or a group behind an ``@``.
 _WHO = re.compile(r"@?[^\s@\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}\Z")
 _REALM = re.compile(r"[ !#-\[\]-~]{1,64}\Z")
+_KEY_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 T = TypeVar("T")
@@ -191,13 +193,19 @@ def _load(path: str, stamps: dict[str, Stamp | None]) -> Policy:
     hashes = _passwords(file, path, stamps)
     tokens = [_token(table) for table in file.tables("token")]
     _refuse_same(file, hashes, tokens)
+    keys = [_link_key(table) for table in file.tables("link-key")]
+    longest = file.take("longest-link", int, 7 * 86400)
+    if not 0 < longest <= 366 * 86400:
+        raise file.error("this must be a number of seconds, up to those of a year", "longest-link")
+    if len({key.id for key in keys}) < len(keys):
+        raise file.error("two keys have the same id", "link-key")
     groups, named = _groups(file.table("groups"))
     tables = file.tables("rule")
     if len(tables) > _MOST_RULES:
         raise tables[_MOST_RULES].error(f"there are more than {_MOST_RULES} rules")
     rules = Rules([_rule(table, named) for table in tables])
     file.end()
-    return Policy(realm, rules, groups, hashes, Tokens(tokens), stamps)
+    return Policy(realm, rules, groups, hashes, Tokens(tokens), tuple(keys), longest, stamps)
 
 
 def _passwords(file: _Table, config: str, stamps: dict[str, Stamp | None]) -> dict[str, str]:
@@ -224,6 +232,15 @@ def _token(table: _Table) -> Token:
         raise table.error(f"no token may be called {ANONYMOUS}", "name")
     table.end()
     return Token(name, bytes.fromhex(digest), expires.timestamp())
+
+
+def _link_key(table: _Table) -> LinkKey:
+    identity = table.text("id", _KEY_ID, "an id of letters, digits and -")
+    secret = secret_of(table.take("secret", str))
+    if secret is None:
+        raise table.error("this is not 32 bytes or more in base64", "secret")
+    table.end()
+    return LinkKey(identity, secret)
 
 
 def _refuse_same(file: _Table, hashes: Mapping[str, str], tokens: list[Token]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from httpnas.access.admission import Subject
+from httpnas.access.links import Grant, Holder, LinkKey
 from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, Rules
 from httpnas.access.tokens import Tokens
 from httpnas.files.job import Principal
@@ -35,6 +36,8 @@ class Policy:
     :ivar realm: what the credentials are for, as clients show it (RFC 9110 section 11.5).
     :ivar groups: the groups of each principal, besides those that a token brings.
     :ivar hashes: of passwords, by user.
+    :ivar link_keys: for links; the first signs.
+    :ivar longest_link: how many seconds a link may count.
     :ivar stamps: of all files that were read, by path, to see when one changes.
     """
 
@@ -43,6 +46,8 @@ class Policy:
     groups: Mapping[str, frozenset[str]]
     hashes: Mapping[str, str]
     tokens: Tokens
+    link_keys: tuple[LinkKey, ...]
+    longest_link: int
     stamps: Mapping[str, Stamp | None]
     _subjects: dict[tuple[str, str], Subject] = field(default_factory=dict)
 
@@ -69,7 +74,7 @@ class Policy:
     def principal(self, principal: Principal) -> Principal:
         """Return *principal* with all groups that it is in."""
         groups = principal.groups | self.groups.get(principal.name, frozenset())
-        if principal.kind != ANONYMOUS:
+        if principal.name != ANONYMOUS:
             groups |= {AUTHENTICATED}
         return Principal(principal.name, principal.kind, groups)
 
@@ -77,4 +82,13 @@ class Policy:
         """Return *principal* with all its groups and the rules about it."""
         whole = self.principal(principal)
         rules = self.rules.of(whole)
-        return Subject(whole.name, whole.kind, whole.groups, rules, self.challenges)
+        return Subject(whole.name, whole.kind, whole.groups, None, rules, self.challenges)
+
+    def holder(self, grant: Grant, signer: Principal) -> Holder | None:
+        """Return who uses a link; None when its *signer* is not there any more."""
+        known = {"password": self.hashes, "token": self.tokens.names}.get(signer.kind)
+        if known is not None and signer.name not in known:
+            return None
+        whole = self.principal(signer)
+        rules, most = self.rules.of(whole), grant.most
+        return Holder(whole.name, "link", whole.groups, most, rules, self.challenges, grant)

@@ -46,6 +46,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self._by_digest)
 
+    @property
+    def names(self) -> set[str]:
+        """The names of those that have not expired."""
+        now = time.time()
+        return {token.name for token in self._by_digest.values() if now < token.expires}
+
     def find(self, presented: bytes) -> Token | None:
         """Return the token that *presented* is, None when it is none or has expired.
 

@@ -27,11 +27,13 @@ class Principal:
     :ivar name: as rules and logs have it.
     :ivar kind: how that is known: ``anonymous``, ``password``, ``token``, ``jwt`` or ``link``.
     :ivar groups: the groups that it belongs to.
+    :ivar most: how many bytes a body of it may have, None for any number.
     """
 
     name: str
     kind: str
     groups: frozenset[str] = frozenset()
+    most: int | None = None
 
 
 class Job(Protocol):

@@ -27,6 +27,7 @@ class Verb(str, Enum):
     DELETE = "delete"
     SEE_TRANSFERS = "transfers"
     SEE_METRICS = "metrics"
+    SIGN = "sign"
 
 
 class Effect(Enum):

@@ -81,6 +81,13 @@ class Kind(Enum):
         "The body is JSON but does not say where to move the file.",
         'Send `{"path": "new/name"}`. To append JSON, send it as `application/x-ndjson`.',
     )
+    NOT_A_LINK = (
+        "not-a-link",
+        400,
+        "The body does not say which link to make.",
+        'Send JSON such as `{"method": "GET", "path": "/a/file", "seconds": 3600}`; `detail` says '
+        "what is wrong.",
+    )
     UNAUTHENTICATED = (
         "unauthenticated",
         401,
@@ -92,6 +99,13 @@ class Kind(Enum):
         403,
         "No rule gives the client the right that this needs.",
         "Ask the operator for the right, which is one of those in `rights`.",
+    )
+    LINK_REFUSED = (
+        "link-refused",
+        403,
+        "The link in the query does not count: it was changed, has expired, is for another method, "
+        "or its key or its signer is gone.",
+        "Ask for another link; `detail` says why this one was refused.",
     )
     NOT_PERMITTED = (
         "not-permitted",

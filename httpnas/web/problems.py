@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
-from httpnas.access.errors import MissingRight, TooManyPasswords, Unauthenticated
+from httpnas.access.errors import LinkRefused, MissingRight, TooManyPasswords, Unauthenticated
 from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
@@ -58,6 +58,7 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (BadForm, Kind.BAD_FORM, "{error}"),
     (DigestMismatch, Kind.DIGEST_MISMATCH, "{error}"),
     (MissingRight, Kind.MISSING_RIGHT, "{error}"),
+    (LinkRefused, Kind.LINK_REFUSED, "{error}"),
     (
         TooManyPasswords,
         Kind.TOO_MANY_PASSWORDS,

@@ -30,3 +30,14 @@ def limit_of(fields: dict[str, str]) -> int | None:
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and int(limit)):
         raise Problem(Kind.BAD_QUERY, "limit must be a number of entries, at least 1.")
     return int(limit)
+
+
+def link_of(query: bytes) -> bytes | None:
+    """Return the link that *query* has (:mod:`httpnas.access.links`), None when it has none.
+
+    It is taken as it was sent. Several are none that counts.
+    """
+    if b"link=" not in query:
+        return None
+    links = [each[5:] for each in query.split(b"&") if each.startswith(b"link=")]
+    return b"&".join(links) if links else None

@@ -18,12 +18,13 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
 from httpnas.access.authentication import Authentication
-from httpnas.access.errors import MissingRight, Unauthenticated
+from httpnas.access.errors import LinkRefused, MissingRight, Unauthenticated
 from httpnas.fields.origins import host_of, is_at, origin_of
 from httpnas.transfer.sender import ConsumerGone
 from httpnas.web.access_log import name_of
 from httpnas.web.answers import answer, answer_problem
 from httpnas.web.problems import Kind, Problem, busy, problem_of
+from httpnas.web.query import link_of
 from httpnas.web.request import Request
 from httpnas.web.server.body import BodyCutShort
 
@@ -194,7 +195,12 @@ async def _to_its_end(
     handler: Handler, request: Request, authentication: Authentication | None
 ) -> None:
     if authentication is not None:
-        request.principal = await authentication.identify(request.field_lines(b"Authorization"))
+        link = link_of(request.query)
+        if link is not None:
+            request.setHeader(b"Referrer-Policy", b"no-referrer")  # the query is a credential
+        request.principal = await authentication.identify(
+            request.method, request.field_lines(b"Authorization"), link
+        )
     await handler(request)
     if request.sending is not None:
         await request.sending
@@ -225,7 +231,7 @@ def _failed(request: Request, failure: Failure) -> None:
     assert error is not None
     if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
         return
-    if isinstance(error, Unauthenticated | MissingRight):
+    if isinstance(error, Unauthenticated | MissingRight | LinkRefused):
         _audit(request, error)
     problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
     if problem is None or problem.status == 500:
@@ -236,7 +242,7 @@ def _failed(request: Request, failure: Failure) -> None:
     answer_problem(request, problem)
 
 
-def _audit(request: Request, error: Unauthenticated | MissingRight) -> None:
+def _audit(request: Request, error: Unauthenticated | MissingRight | LinkRefused) -> None:
     """Log that *request* was refused because of who sent it, without anything that is secret."""
     if isinstance(error, MissingRight):
         request.problem_members["rights"] = error.rights

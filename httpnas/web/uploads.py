@@ -32,9 +32,11 @@ def admit(request: Request, max_upload: int | None) -> None:
             "Bodies are stored as they are: send it without Content-Encoding.",
             Accept_Encoding="identity",
         )
-    if max_upload is not None and (request.body.length or 0) > max_upload:
-        raise Problem(Kind.BODY_TOO_LARGE, f"A body may have at most {max_upload} bytes.")
-    request.body.limit = max_upload
+    limits = (max_upload, request.principal.most if request.principal else None)
+    limit = min((each for each in limits if each is not None), default=None)
+    if limit is not None and (request.body.length or 0) > limit:
+        raise Problem(Kind.BODY_TOO_LARGE, f"A body may have at most {limit} bytes.")
+    request.body.limit = limit
 
 
 async def replace(files: Files, request: Request, name: bytes) -> Version:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from httpnas.access.tokens import digest_of
 
 #: A hash of "secret" that takes no time, as a hash should.
 HASHED = "$2y$04$B8v1oNNmldA1DwEAi1/HSeFr.X50TNWSWqVCn0d3bNu0ZD7YWrtYq"
+
+
+def link_key(identity: str, secret: bytes = b"s" * 32) -> str:
+    """Return the table of a key for links."""
+    encoded = base64.b64encode(secret).decode()
+    return f'[[link-key]]\nid = "{identity}"\nsecret = "{encoded}"\n'
 
 
 def token_of(name: str) -> str:

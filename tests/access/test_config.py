@@ -23,6 +23,10 @@ name = "ci"  # of the pipeline
 sha256 = "HASH"
 expires = 2999-01-01T00:00:00Z
 
+[[link-key]]
+id = "2026"
+secret = "KEY"
+
 [[rule]]
 who = ["@team"]
 path = "/team//a/./"
@@ -32,7 +36,7 @@ allow = ["read", "list"]
 who = ["anonymous"]
 path = "/"
 allow = ["see-metrics"]
-""".replace("HASH", "0" * 64)
+""".replace("HASH", "0" * 64).replace("KEY", "A" * 44)
 
 
 def write(folder: Path, text: str, passwords: str = f"alice:{files.HASHED}\n") -> str:
@@ -69,21 +73,25 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         ('"ci"  #', '"a b"  #', 8, "a b"),
         ('"ci"  #', '"alice"  #', 1, "a user and a token"),
         ("0" * 64, "0" * 63, 9, "SHA-256"),
+        ('"2026"', '"20.26"', 13, "an id"),
+        ("A" * 44, "A" * 40, 14, "32 bytes"),
+        ("A" * 44, "!" * 44, 14, "32 bytes"),
+        ("realm = ", "longest-link = 0\nrealm = ", 1, "seconds"),
         ("00Z", "00", 10, "zone"),
         ("expires = ", "expired = ", 7, "needs 'expires'"),
         ("2999-01-01T00:00:00Z", '"2999"', 10, "a time"),
-        ('["@team"]', '["@tema"]', 13, "no group 'tema'"),
-        ('["@team"]', "[]", 13, "somebody"),
-        ('who = ["@team"]', 'whom = ["@team"]', 12, "needs 'who'"),
-        ('"/team//a/./"', '"team"', 14, "slash"),
-        ('"/team//a/./"', '"/team/../a"', 14, "'..'"),
-        ('"read", "list"', '"read", "write"', 15, "'write' is not a right; these are: list, read"),
-        ('allow = ["read", "list"]', "", 12, "allow or deny"),
-        ('allow = ["read", "list"]', 'allow = ["read"]\ndeny = ["read"]', 16, "allowed and denied"),
-        ('path = "/"\n', 'path = "/x"\n', 19, "see-metrics"),
-        ('allow = ["see-metrics"]', 'allow = ["see-metrics"]\nalso = true', 21, "no such key"),
-        ('[[rule]]\nwho = ["anon', '[[rul]]\nwho = ["anon', 17, "no such key"),
-        ('[[rule]]\nwho = ["anon', '[rule]\nwho = ["anon', 17, ""),
+        ('["@team"]', '["@tema"]', 17, "no group 'tema'"),
+        ('["@team"]', "[]", 17, "somebody"),
+        ('who = ["@team"]', 'whom = ["@team"]', 16, "needs 'who'"),
+        ('"/team//a/./"', '"team"', 18, "slash"),
+        ('"/team//a/./"', '"/team/../a"', 18, "'..'"),
+        ('"read", "list"', '"read", "write"', 19, "'write' is not a right; these are: list, read"),
+        ('allow = ["read", "list"]', "", 16, "allow or deny"),
+        ('allow = ["read", "list"]', 'allow = ["read"]\ndeny = ["read"]', 20, "allowed and denied"),
+        ('path = "/"\n', 'path = "/x"\n', 23, "see-metrics"),
+        ('allow = ["see-metrics"]', 'allow = ["see-metrics"]\nalso = true', 25, "no such key"),
+        ('[[rule]]\nwho = ["anon', '[[rul]]\nwho = ["anon', 21, "no such key"),
+        ('[[rule]]\nwho = ["anon', '[rule]\nwho = ["anon', 21, ""),
     ],
 )
 def test_a_bad_file_is_told_of_with_its_line(

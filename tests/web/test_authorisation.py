@@ -18,11 +18,14 @@ from httpnas.access.admission import NEEDED
 from httpnas.access.rules import Right
 from httpnas.files.points import Verb
 from tests.access import files
-from tests.access.files import rule, token, token_of
+from tests.access.files import link_key, rule, token, token_of
 from tests.harness import Nas, logged
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 JSON = {"Content-Type": "application/json"}
+
+
+LINK = b'{"method": "GET", "path": "/d/f", "seconds": 60}'
 
 
 def form(filename: str) -> bytes:
@@ -78,6 +81,7 @@ TABLE = [
     Row("/transfers", "HEAD", "/transfers", ("see-transfers",)),
     Row("/metrics", "GET", "/metrics", ("see-metrics",)),
     Row("/metrics", "HEAD", "/metrics", ("see-metrics",)),
+    Row("/links", "POST", "/links", ("sign read",), {}, LINK),
     *(
         Row(rule, method, path, ("",))
         for rule, path in [
@@ -99,6 +103,7 @@ TABLE = [
             (BELOW, "/file/d/f"),
             ("/files", "/files"),
             (FORMS, "/files/d"),
+            ("/links", "/links"),
             ("/transfers", "/transfers"),
             ("/metrics", "/metrics"),
         ]
@@ -138,7 +143,7 @@ async def nas(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Nas]:
     folder = tmp_path_factory.mktemp("nas")
     numbers = {rights: f"p{number}" for number, rights in enumerate(EVERY_SET)}
     tables = [token(name) + (rule(name, "/", r) if r else "") for r, name in numbers.items()]
-    nas = Nas(folder / "root", auth=files.write(folder, *tables))
+    nas = Nas(folder / "root", auth=files.write(folder, link_key("k"), *tables))
     nas.names = numbers  # type: ignore[attr-defined]
     yield nas
     await nas.stop()
@@ -222,7 +227,7 @@ async def test_every_route_is_in_the_table(nas: Nas) -> None:
 def test_every_verb_and_right_is_in_the_table() -> None:
     assert {verb for verb, _ in NEEDED} == set(Verb)
     needed = {right for row in TABLE for needs in row.needs for right in needs.split()}
-    assert needed == ALL - {"sign"}
+    assert needed == ALL
 
 
 # What a name that may not be seen tells

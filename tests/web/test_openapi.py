@@ -267,7 +267,7 @@ def checks_of(operation: str, response: Any) -> list[Any]:
     return [*ALWAYS, content_type_conformance, response_schema_conformance]
 
 
-@API.include(method=["GET", "POST", "PUT", "DELETE"]).exclude(tag="pages").parametrize()
+@API.include(method=["GET", "POST", "PUT", "DELETE"]).exclude(tag=["pages", "links"]).parametrize()
 @settings(
     max_examples=6,
     derandomize=True,
@@ -495,7 +495,10 @@ async def test_a_refusal_is_as_the_document_tells(strict: Nas, row: Row) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_who_may_not_is_refused_as_the_document_tells(tmp_path: Path) -> None:
-    auth = files.write(tmp_path, files.token("nobody"))
+    may_sign = files.rule("signer", "/", ["sign", "read"])
+    auth = files.write(
+        tmp_path, files.link_key("k"), files.token("nobody"), files.token("signer"), may_sign
+    )
     known = f"Authorization: Bearer {files.token_of('nobody')}"
     nas = Nas(tmp_path / "root", auth=auth)
     try:
@@ -510,6 +513,13 @@ async def test_who_may_not_is_refused_as_the_document_tells(tmp_path: Path) -> N
                 if path not in ("/file", "/health", "/ready"):
                     assert answer[0] == status, path
                     refusal_is_told(method, path, answer)
+        lines = [f"Authorization: Bearer {files.token_of('signer')}"]
+        for body, status in (('{"method": "GET", "path": "f", "seconds": 9}', 200), ("{}", 400)):
+            answer = await answered(nas, request_of("POST", "/links", "", lines, body))
+            assert answer[0] == status
+            told = told_of("POST", "/links", answer)["content"]
+            content = told[answer[1]["content-type"]]
+            validator(content["schema"]).validate(json.loads(answer[2]))
     finally:
         await nas.stop()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
+from typing import Any
 
 from httpnas.fields.names import BadName, decode_name, is_of_folder, split_verb
 from httpnas.files.content import entity_tag
@@ -14,13 +14,13 @@ from httpnas.storage.listing import Folder
 from httpnas.storage.root import refuse_private
 from httpnas.transfer.watchdog import Watchdog
 from httpnas.web.answers import answer
+from httpnas.web.documents import json_of
 from httpnas.web.downloads import send_file
 from httpnas.web.job import RequestJob
 from httpnas.web.listings import send_listing
 from httpnas.web.problems import Kind, Problem, busy
 from httpnas.web.request import Request
 from httpnas.web.routing import Router
-from httpnas.web.server.body import Body, BodyTooLarge, Collected
 from httpnas.web.uploads import admit, append, replace
 
 _DOOR = b"file"
@@ -31,8 +31,6 @@ _METHODS = {
     b"mv": "OPTIONS, PUT",
 }
 _HEALTH_METHODS = "GET, HEAD, OPTIONS"
-#: The most bytes of the document that holds the new name of a move.
-_MOVE = 64 << 10
 
 
 class FileDoor:
@@ -127,7 +125,7 @@ class FileDoor:
         admit(request, None)
 
         async def target() -> bytes:
-            return _target(await _document(request.body))
+            return _target(await json_of(request.body, _not_a_move))
 
         if _is_of_folder(request):
             await self._require_folder(request, name, Verb.MOVE)
@@ -210,29 +208,12 @@ def _not_allowed(verb: bytes | None) -> Problem:
     )
 
 
-async def _document(body: Body) -> bytes:
-    """Return the whole *body*, unless it is too long for a document with a new name."""
-    if (body.length or 0) > _MOVE:
-        raise _not_a_move()
-    body.limit = _MOVE
-    collected = Collected()
-    try:
-        await body.deliver_to(collected)
-    except BodyTooLarge as error:
-        raise _not_a_move() from error
-    return collected.bytes
-
-
 def _media_type(request: Request) -> bytes:
     return (request.getHeader(b"Content-Type") or b"").partition(b";")[0].strip().lower()
 
 
-def _target(document: bytes) -> bytes:
-    try:
-        move = json.loads(document)
-    except (ValueError, RecursionError) as error:
-        raise _not_a_move() from error
-    path = move.get("path") if isinstance(move, dict) else None
+def _target(move: dict[str, Any]) -> bytes:
+    path = move.get("path")
     if not isinstance(path, str) or not path:
         raise _not_a_move()
     try:

@@ -49,6 +49,7 @@ _SHARE = ("Sort", "Order", "Limit", "After")
 _SCHEMES: Json = {
     "basic": {"type": "http", "scheme": "basic", "description": "A user and a password."},
     "bearer": {"type": "http", "scheme": "bearer", "description": "A token."},
+    "link": {"type": "apiKey", "in": "query", "name": "link", "description": "Of `/links`."},
 }
 
 _OCTETS: Json = {"application/octet-stream": {"schema": BINARY}}
@@ -359,6 +360,26 @@ _OPERATIONS: Json = {
     ),
 }
 
+_LINKS: Json = {
+    "/links": _path(
+        "links",
+        post=_operation(
+            "sign",
+            "Make a link for a method and a name",
+            {200: "Linked", 403: "Forbidden", 404: "NotFound", 503: "Busy"},
+            description="Whoever has the link needs no credentials. It needs the right `sign`, and "
+            "the rights that it gives. Without `--auth` and keys, there is nothing here (404)."
+            + curl_lines(
+                'curl -H "Authorization: Bearer $TOKEN" \\',
+                '  -d \'{"method": "GET", "path": "demo/numbers.txt", "seconds": 3600}\' \\',
+                f"  {HERE}/links",
+            ),
+            requestBody={"required": True, "content": json_of(schema_of("LinkWish"))},
+        ),
+        options=_options("signOptions"),
+    ),
+}
+
 _PAGES: Json = {
     "/": _page("home", "The stored files, for people"),
     "/docs": _page("docs", "This document, for people"),
@@ -412,10 +433,11 @@ def document() -> bytes:
         "tags": [
             {"name": "file", "description": "POST creates or replaces, PUT appends or moves."},
             {"name": "files", "description": "Forms and downloads, compatible with simple-fs."},
+            {"name": "links", "description": "URLs that need no credentials."},
             {"name": "operations", "description": "About the daemon, for its operators."},
             {"name": "pages", "description": "For people."},
         ],
-        "paths": {**_FILE, **_FILES, **_OPERATIONS, **_PAGES},
+        "paths": {**_FILE, **_FILES, **_LINKS, **_OPERATIONS, **_PAGES},
         "components": {
             "schemas": SCHEMAS,
             "parameters": PARAMETERS,

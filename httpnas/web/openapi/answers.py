@@ -146,6 +146,7 @@ RESPONSES: Json = {
     "PageNotModified": _answer(
         "The client has it already.", None, "PageETag", "NoCache", "Referrer"
     ),
+    "Linked": _answer("The link, and when it expires.", json_of(schema_of("Link"))),
     # Refusals
     "BadRequest": _problem(
         _of(400),

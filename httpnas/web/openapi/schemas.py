@@ -83,6 +83,31 @@ SCHEMAS: Json = {
             }
         ],
     ),
+    "LinkWish": object_of(
+        {
+            "method": {"enum": ["GET", "POST", "PUT", "DELETE"]},
+            "path": {"type": "string", "description": "The name of a file or folder."},
+            "seconds": {"type": "integer", "minimum": 1, "description": "Until it expires."},
+        },
+        {
+            "prefix": {"type": "boolean", "description": "It is for all names below as well."},
+            "max_bytes": {**COUNT, "description": "How many bytes a body may have."},
+            "create_only": {"type": "boolean", "description": "It replaces nothing; for POST."},
+        },
+        additionalProperties=False,
+        examples=[{"method": "GET", "path": "demo/numbers.txt", "seconds": 3600}],
+    ),
+    "Link": object_of(
+        {
+            "url": {
+                "type": "string",
+                "pattern": "^/file/",
+                "description": "What comes after the host, with the link in its query.",
+            },
+            "expires": {"type": "string", "format": "date-time"},
+        },
+        additionalProperties=False,
+    ),
     "NotReady": object_of(
         {"reasons": {"type": "array", "items": TEXT, "minItems": 1}},
         allOf=[schema_of("Problem")],
