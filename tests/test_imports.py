@@ -20,6 +20,7 @@ LAYERS: dict[str, tuple[set[str], set[str]]] = {
         {"fields", "storage", "transfer", "files"},
         {"twisted.web", "klein", "werkzeug", "treq"},
     ),
+    "access.jwks": ({"access"}, {"klein", "werkzeug", "treq"}),
     "access": (
         {"fields", "files", "access"},
         {"twisted.web", "klein", "werkzeug", "treq"},

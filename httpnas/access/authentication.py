@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -14,11 +15,14 @@ from twisted.python.threadpool import ThreadPool
 
 from httpnas.access.admission import Subject
 from httpnas.access.config import ConfigError, load
-from httpnas.access.errors import LinkRefused, MissingRight, Unauthenticated
+from httpnas.access.errors import IssuerAway, LinkRefused, MissingRight, Unauthenticated
+from httpnas.access.jwks import FetchedKeys
+from httpnas.access.jwts import BadToken, Issuer, Keys, Source, UnknownKey, issuer_of
 from httpnas.access.links import Grant, sign, verify
 from httpnas.access.passwords import Passwords, credentials_of
 from httpnas.access.policy import Policy, Stamp, stamp_at
 from httpnas.access.rules import Right
+from httpnas.access.tokens import digest_of
 from httpnas.files.job import Principal
 
 T = TypeVar("T")
@@ -26,6 +30,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks whether a file has changed.
 LOOKS = 2.0
+#: Tokens of issuers that are remembered.
+REMEMBERED = 1024
 
 
 class Authentication:
@@ -48,6 +54,9 @@ class Authentication:
         self._passwords = Passwords(reactor)
         self._disk = ThreadPool(0, 1, name="httpnas-auth")
         self._loading = DeferredLock()
+        self._fetched: dict[Source, FetchedKeys] = {}
+        #: Whom tokens of issuers are for, and when they expire, by their digests.
+        self._verified: dict[bytes, tuple[Subject, float]] = {}
         #: What was read last, good or not, and what was different from it at the last look.
         self._read: Mapping[str, Stamp | None] = self.policy.stamps
         self._different: Mapping[str, Stamp | None] | None = None
@@ -58,11 +67,14 @@ class Authentication:
         """Begin to check passwords, and to look whether files change."""
         self._passwords.start()
         self._disk.start()
+        self._fetch_for(self.policy)
         self._looking.start(LOOKS, now=False)
 
     def stop(self) -> None:
         """End what was started."""
         self._looking.stop()
+        for fetched in self._fetched.values():
+            fetched.stop()
         self._passwords.stop()
         self._disk.stop()
 
@@ -94,7 +106,9 @@ class Authentication:
         except Exception:
             self._log.failure("the file of --auth could not be read; all stays as it was before")
         else:
+            self._fetch_for(policy)
             self.policy, self._read = policy, policy.stamps
+            self._verified.clear()
             self._log.info(
                 "audit: {path} was read again: {rules} rules, {tokens} tokens, {users} users",
                 path=self._path,
@@ -135,6 +149,7 @@ class Authentication:
         :raises Unauthenticated: when they are wrong. Without any, who asks is anonymous.
         :raises LinkRefused: when the link does not count.
         :raises TooManyPasswords: when too many wait.
+        :raises IssuerAway: when the keys for a token have never come.
         """
         policy = self.policy
         if link is not None and method != b"OPTIONS":
@@ -151,7 +166,7 @@ class Authentication:
         if scheme.lower() == b"basic" and policy.hashes:
             return await self._by_password(policy, presented)
         if scheme.lower() == b"bearer":
-            return self._by_token(policy, presented)
+            return await self._by_token(policy, presented)
         raise Unauthenticated("This scheme of Authorization does not work here.", policy.challenges)
 
     async def _by_password(self, policy: Policy, presented: bytes) -> Subject:
@@ -164,8 +179,58 @@ class Authentication:
             raise Unauthenticated("The user or the password is wrong.", policy.challenges)
         return policy.known(user, "password")
 
-    def _by_token(self, policy: Policy, presented: bytes) -> Subject:
+    async def _by_token(self, policy: Policy, presented: bytes) -> Subject:
         token = policy.tokens.find(presented)
-        if token is None:
-            raise Unauthenticated("The token is not known, or has expired.", policy.challenges)
-        return policy.known(token.name, "token")
+        if token is not None:
+            return policy.known(token.name, "token")
+        if policy.issuers and presented.count(b".") == 2:
+            try:
+                return await self._by_jwt(policy, presented)
+            except BadToken as error:
+                raise Unauthenticated(str(error), policy.challenges) from None
+        raise Unauthenticated("The token is not known, or has expired.", policy.challenges)
+
+    async def _by_jwt(self, policy: Policy, presented: bytes) -> Subject:
+        """Return whom the token is for; what was verified is remembered until it expires.
+
+        :raises BadToken: when it does not count.
+        :raises IssuerAway: when that cannot be known.
+        """
+        digest = digest_of(presented)
+        subject, expires = self._verified.get(digest, (None, 0.0))
+        if subject is not None and time.time() < expires:
+            return subject
+        token = presented.decode("latin-1")
+        issuer = policy.issuers.get(issuer_of(token) or "")
+        if issuer is None:
+            raise BadToken("The token's issuer is none of those that count here.")
+        fetched = self._fetched[issuer.source] if issuer.source else None
+        try:
+            principal, expires = issuer.verify(token, self._keys(issuer))
+        except UnknownKey:  # the issuer may have turned to another one
+            if fetched is None:
+                raise
+            if (fetching := fetched.refresh_soon()) is not None:
+                await fetching
+            if not fetched.keys:
+                raise IssuerAway from None
+            principal, expires = issuer.verify(token, fetched.keys)
+        subject = policy.subject(principal)
+        if policy is self.policy:
+            self._verified[digest] = subject, expires
+            if len(self._verified) > REMEMBERED:
+                del self._verified[next(iter(self._verified))]
+        return subject
+
+    def _keys(self, issuer: Issuer) -> Keys:
+        return self._fetched[issuer.source].keys if issuer.source else issuer.keys or {}
+
+    def _fetch_for(self, policy: Policy) -> None:
+        """Fetch the keys that *policy* needs, and no others any more."""
+        wanted = {issuer.source for issuer in policy.issuers.values() if issuer.source}
+        for source in wanted - self._fetched.keys():
+            fetched = FetchedKeys(self._reactor, source, self._in_thread, self._verified.clear)
+            self._fetched[source] = fetched
+            fetched.start()
+        for source in self._fetched.keys() - wanted:
+            self._fetched.pop(source).stop()

@@ -14,6 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from httpnas.access.jwts import ALGORITHMS, Issuer, Source, read_keys
 from httpnas.access.links import LinkKey, secret_of
 from httpnas.access.passwords import BadPasswords, read_passwords
 from httpnas.access.policy import Policy, Stamp, stamp_of
@@ -36,6 +37,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 #: Who a rule or a group may name: a principal, or a group behind an ``@``.
 _WHO = re.compile(r"@?[^\s@\x00-\x1f\x7f][^\s\x00-\x1f\x7f]{0,254}\Z")
 _REALM = re.compile(r"[ !#-\[\]-~]{1,64}\Z")
+_KIND = re.compile(r"(?:kubernetes|oidc)\Z")
+_PREFIX = re.compile(r"(?:[A-Za-z0-9-]{1,64}/)?\Z")
+#: Whoever could change keys on their way could sign tokens.
+_SAFE_URL = re.compile(r"(?:https://|http://(?:localhost|127\.0\.0\.1|\[::1\])[:/])[!-~]+\Z")
 _KEY_ID = re.compile(r"[A-Za-z0-9-]{1,64}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -199,13 +204,27 @@ def _load(path: str, stamps: dict[str, Stamp | None]) -> Policy:
         raise file.error("this must be a number of seconds, up to those of a year", "longest-link")
     if len({key.id for key in keys}) < len(keys):
         raise file.error("two keys have the same id", "link-key")
+    issuers = [_issuer(table, path, stamps) for table in file.tables("issuer")]
+    for what in ("issuer", "prefix"):
+        if len({getattr(issuer, what) for issuer in issuers}) < len(issuers):
+            raise file.error(f"two issuers have the same {what}", "issuer")
     groups, named = _groups(file.table("groups"))
     tables = file.tables("rule")
     if len(tables) > _MOST_RULES:
         raise tables[_MOST_RULES].error(f"there are more than {_MOST_RULES} rules")
     rules = Rules([_rule(table, named) for table in tables])
     file.end()
-    return Policy(realm, rules, groups, hashes, Tokens(tokens), tuple(keys), longest, stamps)
+    return Policy(
+        realm,
+        rules,
+        groups,
+        hashes,
+        Tokens(tokens),
+        {each.issuer: each for each in issuers},
+        tuple(keys),
+        longest,
+        stamps,
+    )
 
 
 def _passwords(file: _Table, config: str, stamps: dict[str, Stamp | None]) -> dict[str, str]:
@@ -232,6 +251,52 @@ def _token(table: _Table) -> Token:
         raise table.error(f"no token may be called {ANONYMOUS}", "name")
     table.end()
     return Token(name, bytes.fromhex(digest), expires.timestamp())
+
+
+def _issuer(table: _Table, config: str, stamps: dict[str, Stamp | None]) -> Issuer:
+    kind = table.text("kind", _KIND, "kubernetes or oidc")
+    is_kubernetes = kind == "kubernetes"
+    name = table.text("name", _KEY_ID, "a name of letters, digits and -")
+    issuer, audience = table.take("issuer", str), table.take("audience", str, "httpnas")
+    if not issuer or not audience:
+        raise table.error("issuer and audience must not be empty", "issuer")
+    known = [each for every in ALGORITHMS.values() for each in every]
+    algorithms = table.texts("algorithms", ["RS256", "ES256"])
+    if not algorithms or not set(algorithms) <= set(known):
+        raise table.error(f"these are possible: {', '.join(known)}", "algorithms")
+    prefix = table.text(
+        "prefix", _PREFIX, "a word and a slash", "" if is_kubernetes else f"{name}/"
+    )
+    if not prefix and not is_kubernetes:
+        raise table.error("without one, its principals could be taken for users", "prefix")
+    principal = "sub" if is_kubernetes else table.take("principal", str, "sub")
+    groups = "" if is_kubernetes else table.take("groups", str, "groups")
+    keys, source = None, None
+    place = table.take("keys", str)
+    if re.match("https?:", place):
+        if not _SAFE_URL.match(place):
+            raise table.error("keys need https, or come from this machine", "keys")
+        beside = [table.take(each, str, "") for each in ("ca", "token")]
+        folder = os.path.dirname(config)
+        source = Source(place, *(each and os.path.join(folder, each) for each in beside))
+    else:
+        path = os.path.join(os.path.dirname(config), place)
+        try:
+            keys = read_keys(_read(path, stamps))
+        except ValueError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    table.end()
+    return Issuer(
+        issuer,
+        audience,
+        tuple(algorithms),
+        is_kubernetes,
+        principal,
+        groups,
+        prefix,
+        keys,
+        source,
+    )
 
 
 def _link_key(table: _Table) -> LinkKey:

@@ -34,5 +34,9 @@ class LinkRefused(Refused):
     """A link does not count: it was changed, has expired, or is for something else."""
 
 
+class IssuerAway(Exception):
+    """A token cannot be judged, as the keys of its issuer have never come."""
+
+
 class TooManyPasswords(Exception):
     """More passwords wait to be checked than may wait."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from httpnas.access.admission import Subject
+from httpnas.access.jwts import Issuer
 from httpnas.access.links import Grant, Holder, LinkKey
 from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, Rules
 from httpnas.access.tokens import Tokens
@@ -36,6 +37,7 @@ class Policy:
     :ivar realm: what the credentials are for, as clients show it (RFC 9110 section 11.5).
     :ivar groups: the groups of each principal, besides those that a token brings.
     :ivar hashes: of passwords, by user.
+    :ivar issuers: whose tokens count, by how they call themselves.
     :ivar link_keys: for links; the first signs.
     :ivar longest_link: how many seconds a link may count.
     :ivar stamps: of all files that were read, by path, to see when one changes.
@@ -46,6 +48,7 @@ class Policy:
     groups: Mapping[str, frozenset[str]]
     hashes: Mapping[str, str]
     tokens: Tokens
+    issuers: Mapping[str, Issuer]
     link_keys: tuple[LinkKey, ...]
     longest_link: int
     stamps: Mapping[str, Stamp | None]
@@ -56,7 +59,7 @@ class Policy:
         """A challenge for each scheme that works, as values of WWW-Authenticate."""
         basic = f'Basic realm="{self.realm}", charset="UTF-8"'
         bearer = f'Bearer realm="{self.realm}"'
-        takes_bearer = bool(self.tokens)
+        takes_bearer = bool(self.tokens or self.issuers)
         # A 401 has to have one (RFC 9110 section 15.5.2), even if there is nobody to be.
         return (basic,) * bool(self.hashes) + (bearer,) * (takes_bearer or not self.hashes)
 

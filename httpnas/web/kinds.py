@@ -343,6 +343,12 @@ class Kind(Enum):
         "More passwords wait to be checked than the server lets wait.",
         "Try again after `Retry-After` seconds, or use a token.",
     )
+    ISSUER_AWAY = (
+        "issuer-away",
+        503,
+        "The keys of the issuer of the token could not be fetched so far.",
+        "Try again after `Retry-After` seconds; the operator finds the reason in the log.",
+    )
     DRAINING = (
         "draining",
         503,

@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 
-from httpnas.access.errors import LinkRefused, MissingRight, TooManyPasswords, Unauthenticated
+from httpnas.access.errors import (
+    IssuerAway,
+    LinkRefused,
+    MissingRight,
+    TooManyPasswords,
+    Unauthenticated,
+)
 from httpnas.fields.digests import BadDigestField
 from httpnas.fields.names import BadName, NameTooLong
 from httpnas.fields.ranges import RangeNotSatisfiable
@@ -59,6 +65,11 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
     (DigestMismatch, Kind.DIGEST_MISMATCH, "{error}"),
     (MissingRight, Kind.MISSING_RIGHT, "{error}"),
     (LinkRefused, Kind.LINK_REFUSED, "{error}"),
+    (
+        IssuerAway,
+        Kind.ISSUER_AWAY,
+        "The keys of the issuer of this token could not be fetched. Try again soon.",
+    ),
     (
         TooManyPasswords,
         Kind.TOO_MANY_PASSWORDS,

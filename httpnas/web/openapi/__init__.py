@@ -48,7 +48,11 @@ _SHARE = ("Sort", "Order", "Limit", "After")
 
 _SCHEMES: Json = {
     "basic": {"type": "http", "scheme": "basic", "description": "A user and a password."},
-    "bearer": {"type": "http", "scheme": "bearer", "description": "A token."},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token, or a JWT of an issuer.",
+    },
     "link": {"type": "apiKey", "in": "query", "name": "link", "description": "Of `/links`."},
 }
 
