@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 #: Seconds between two looks whether a file has changed.
 LOOKS = 2.0
-#: Tokens of issuers that are remembered.
+#: Tokens of issuers, and links, that are remembered.
 REMEMBERED = 1024
 
 
@@ -55,7 +55,7 @@ class Authentication:
         self._disk = ThreadPool(0, 1, name="httpnas-auth")
         self._loading = DeferredLock()
         self._fetched: dict[Source, FetchedKeys] = {}
-        #: Whom tokens of issuers are for, and when they expire, by their digests.
+        #: Whom tokens of issuers and links are for, and when they expire, by their digests.
         self._verified: dict[bytes, tuple[Subject, float]] = {}
         #: What was read last, good or not, and what was different from it at the last look.
         self._read: Mapping[str, Stamp | None] = self.policy.stamps
@@ -153,10 +153,7 @@ class Authentication:
         """
         policy = self.policy
         if link is not None and method != b"OPTIONS":
-            holder = policy.holder(*verify(policy.link_keys, link, method))
-            if holder is None:
-                raise LinkRefused("Who has signed the link is not there any more.")
-            return holder
+            return self._by_link(policy, link, method)
         if not authorization:
             return policy.anonymous()
         if len(authorization) > 1:
@@ -190,6 +187,26 @@ class Authentication:
                 raise Unauthenticated(str(error), policy.challenges) from None
         raise Unauthenticated("The token is not known, or has expired.", policy.challenges)
 
+    def _by_link(self, policy: Policy, link: bytes, method: bytes) -> Subject:
+        digest = digest_of(b"%b %b" % (method, link))
+        if (remembered := self._remembered(digest)) is not None:
+            return remembered
+        holder, until = policy.holder(*verify(policy.link_keys, link, method))
+        if time.time() >= until:
+            raise LinkRefused("Who has signed the link is not there any more.")
+        self._remember(digest, holder, until)
+        return holder
+
+    def _remembered(self, digest: bytes) -> Subject | None:
+        """Return who has shown what has this *digest*, None when it is not known or has expired."""
+        subject, expires = self._verified.get(digest, (None, 0.0))
+        return subject if time.time() < expires else None
+
+    def _remember(self, digest: bytes, subject: Subject, expires: float) -> None:
+        self._verified[digest] = subject, expires
+        if len(self._verified) > REMEMBERED:
+            del self._verified[next(iter(self._verified))]
+
     async def _by_jwt(self, policy: Policy, presented: bytes) -> Subject:
         """Return whom the token is for; what was verified is remembered until it expires.
 
@@ -197,9 +214,8 @@ class Authentication:
         :raises IssuerAway: when that cannot be known.
         """
         digest = digest_of(presented)
-        subject, expires = self._verified.get(digest, (None, 0.0))
-        if subject is not None and time.time() < expires:
-            return subject
+        if (remembered := self._remembered(digest)) is not None:
+            return remembered
         token = presented.decode("latin-1")
         issuer = policy.issuers.get(issuer_of(token) or "")
         if issuer is None:
@@ -217,9 +233,7 @@ class Authentication:
             principal, expires = issuer.verify(token, fetched.keys)
         subject = policy.subject(principal)
         if policy is self.policy:
-            self._verified[digest] = subject, expires
-            if len(self._verified) > REMEMBERED:
-                del self._verified[next(iter(self._verified))]
+            self._remember(digest, subject, expires)
         return subject
 
     def _keys(self, issuer: Issuer) -> Keys:

@@ -87,11 +87,17 @@ class Policy:
         rules = self.rules.of(whole)
         return Subject(whole.name, whole.kind, whole.groups, None, rules, self.challenges)
 
-    def holder(self, grant: Grant, signer: Principal) -> Holder | None:
-        """Return who uses a link; None when its *signer* is not there any more."""
-        known = {"password": self.hashes, "token": self.tokens.names}.get(signer.kind)
-        if known is not None and signer.name not in known:
-            return None
+    def holder(self, grant: Grant, signer: Principal) -> tuple[Holder, float]:
+        """Return who uses a link, and until when, in seconds since the epoch.
+
+        That is in the past when its *signer* is not there any more.
+        """
+        until = float(grant.expires)
+        if signer.kind == "token":
+            until = min(until, self.tokens.expiry(signer.name))
+        elif signer.kind == "password" and signer.name not in self.hashes:
+            until = 0.0
         whole = self.principal(signer)
         rules, most = self.rules.of(whole), grant.most
-        return Holder(whole.name, "link", whole.groups, most, rules, self.challenges, grant)
+        holder = Holder(whole.name, "link", whole.groups, most, rules, self.challenges, grant)
+        return holder, until

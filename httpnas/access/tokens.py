@@ -46,11 +46,10 @@ class Tokens:
     def __len__(self) -> int:
         return len(self._by_digest)
 
-    @property
-    def names(self) -> set[str]:
-        """The names of those that have not expired."""
-        now = time.time()
-        return {token.name for token in self._by_digest.values() if now < token.expires}
+    def expiry(self, name: str) -> float:
+        """Return when the last token called *name* expires, in seconds since the epoch."""
+        every = self._by_digest.values()
+        return max((token.expires for token in every if token.name == name), default=0.0)
 
     def find(self, presented: bytes) -> Token | None:
         """Return the token that *presented* is, None when it is none or has expired.

@@ -136,6 +136,7 @@ class Metrics:
             ("identity",),
             registry=registry,
         )
+        self._identified = cache(self._identities.labels)
 
     def _of_work(self) -> None:
         registry = self._registry
@@ -225,7 +226,7 @@ class Metrics:
         status = str(request.code) if request.answered else "none"
         series.requests(status).inc()
         if request.principal is not None:
-            self._identities.labels(request.principal.kind).inc()
+            self._identified(request.principal.kind).inc()
 
     def _series_of(self, request: Request) -> _Series:
         what = (request.door, request.verb)

@@ -16,7 +16,7 @@ import pytest_twisted
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from httpnas.access import jwks, jwts
+from httpnas.access import authentication, jwks, jwts
 from httpnas.access.jwts import LEEWAY
 from tests.access import files
 from tests.access.files import rule
@@ -150,7 +150,7 @@ BAD: dict[str, Callable[[], str]] = {
     "signed by another key": lambda: signed("rsa", key="other"),
     "of an unknown key": lambda: signed("other"),
     "of a key with another type": lambda: signed("ec", "RS256", key="rsa"),
-    "of an algorithm that is not configured": lambda: signed(algorithm="RS512"),
+    "of an algorithm that is not configured": lambda: signed(algorithm="RS384"),
     "of a symmetric key": lambda: by_hand(
         {"alg": "HS256", "kid": "secret"}, lambda t: hmac.digest(b"secret", t, "sha256")
     ),
@@ -201,6 +201,27 @@ async def test_what_is_remembered_ends_with_the_key(nas: Nas, tmp_path: Path) ->
     await nas.authentication.reload()
     assert await status(nas, token) == 401
     assert await status(nas, signed("ec", "ES256")) == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_key_that_names_its_algorithm_is_for_that_alone(nas: Nas, tmp_path: Path) -> None:
+    assert nas.authentication is not None
+    auth = tmp_path / "auth.toml"
+    auth.write_text(auth.read_text().replace('"RS256", ', '"RS256", "RS512", '))
+    for more, expected in (({}, 200), ({"alg": "RS256"}, 401)):
+        (tmp_path / "jwks.json").write_text(published("rsa", **more))
+        await nas.authentication.reload()
+        assert await status(nas, signed()) == 200
+        assert await status(nas, signed(algorithm="RS512")) == expected
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_remembered_is_bounded(nas: Nas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authentication, "REMEMBERED", 2)
+    for number in range(5):
+        assert await status(nas, signed(jti=str(number))) == 200
+    assert nas.authentication is not None
+    assert len(nas.authentication._verified) == 2
 
 
 # Keys that are fetched
