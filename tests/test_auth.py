@@ -103,3 +103,14 @@ def test_a_change_of_the_file_is_noticed(tmp_path: Path) -> None:
         wait_until(
             lambda: requests.get(url, timeout=PATIENCE).status_code == 200, "the change to count"
         )
+
+
+def test_who_asks_is_in_the_lines_for_people_too(tmp_path: Path) -> None:
+    auth = files.write(tmp_path, rule("alice", "/", ["list"]))
+    with twistd(tmp_path / "root", f"--auth={auth}", terminal=True) as daemon:
+        url = daemon.url + "/file/"
+        assert requests.get(url, auth=ALICE, timeout=PATIENCE).status_code == 200
+        assert requests.get(daemon.url + "/health", timeout=PATIENCE).status_code == 200
+        wait_until(lambda: "GET /health" in daemon.log(), "the lines")
+        (line,) = [line for line in daemon.log().splitlines() if "GET / in=" in line]
+        assert line.rstrip().endswith(" alice")

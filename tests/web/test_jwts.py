@@ -7,17 +7,24 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 import pytest_twisted
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from OpenSSL import crypto
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorSSL
+from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair
 
 from httpnas.access import authentication, jwks, jwts
 from httpnas.access.jwts import LEEWAY
+from httpnas.web.request import Request
 from tests.access import files
 from tests.access.files import rule
 from tests.harness import Nas, logged
@@ -318,3 +325,62 @@ async def test_a_daemon_starts_without_its_issuer_and_says_that_it_is_away(
         assert await status(nas, signed()) == 200
     finally:
         await nas.stop()
+
+
+# By https
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost that nobody else has signed; return it and its key."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(EC.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(EC, hashes.SHA256())
+    )
+    pem, key = folder / "ca.crt", folder / "key.pem"
+    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key.write_bytes(EC.private_bytes(serialization.Encoding.PEM, *private))
+    return pem, key
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_keys_come_by_https_from_whom_the_file_trusts(
+    tmp_path: Path, source: Published, trusted: bool
+) -> None:
+    """As from the API server of a cluster, with a token for it."""
+    source.publish(published("rsa"))
+    pem, key = certificate(tmp_path)
+    seen: list[list[bytes]] = []
+    route = source.nas.site.route
+
+    def asked(request: Request) -> None:
+        seen.append(list(request.field_lines(b"Authorization")))
+        route(request)
+
+    source.nas.site.route = asked
+    options = CertificateOptions(
+        privateKey=KeyPair.load(key.read_bytes(), crypto.FILETYPE_PEM).original,
+        certificate=Certificate.loadPEM(pem.read_bytes()).original,
+    )
+    port: Any = IReactorSSL(reactor).listenSSL(0, source.nas.site, options, interface="127.0.0.1")
+    (tmp_path / "token").write_text("of the daemon\n")
+    url = f"https://localhost:{port.getHost().port}/file/jwks.json"
+    more = ['token = "token"', *['ca = "ca.crt"'] * trusted]
+    nas = make(tmp_path / "root", files.write(tmp_path, issuer(url, "kubernetes", *more), *RULES))
+    try:
+        assert await status(nas, signed()) == (200 if trusted else 503)
+        assert seen == ([[b"Bearer of the daemon"]] if trusted else [])
+    finally:
+        await nas.stop()
+        await port.stopListening()
