@@ -92,7 +92,7 @@ class Nas:
         if self.authentication is not None:
             self.authentication.start()
         doors = [
-            *make_doors(self.engine, metrics, options, self.authentication),
+            *make_doors(self.engine, metrics, options, authentication=self.authentication),
             *more_doors(self.engine),
         ]
         limits = limits or Limits()
