@@ -8,6 +8,7 @@ instead of the documents.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -20,7 +21,7 @@ from bench.report import OURS, Report, Row
 from tests.harness import ROOT
 
 #: Seconds after which no measure begins any more.
-MOST = 660
+MOST = 570
 PEERS = ("nginx", "rclone", "Caddy", "Node", "FastAPI")
 
 
@@ -39,6 +40,9 @@ def main(arguments: list[str]) -> int:
     size = (given.size or (128 if given.quick else 1024)) * loads.MIB
     rounds = given.rounds or (3 if given.quick else 5)
     loads.raise_descriptors()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("ended by a signal")
+    )  # and so end the servers
     with loads.folder_in(ROOT, "httpnas-bench-") as place:
         root = place / "root"
         root.mkdir()

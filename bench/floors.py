@@ -18,11 +18,13 @@ class Floor:
 
     :param key: of the row.
     :param of: beside what.
+    :param at_most: whether less is better.
     """
 
     key: str
     of: str
     reached: float
+    at_most: bool = False
 
 
 #: What was reached in several runs on two shared cores. It has what varies least.
@@ -41,8 +43,7 @@ def fallen(rows: Iterable[Row], floors: Iterable[Floor] = FLOORS) -> dict[str, s
         if row is None or not row.figures.get(OURS) or not row.figures.get(floor.of):
             continue
         ratio = median(row.figures[OURS]) / median(row.figures[floor.of])
-        is_less_better = any(goal.at_most for goal in row.goals if goal.of == floor.of)
-        share = floor.reached / ratio if is_less_better else ratio / floor.reached
+        share = floor.reached / ratio if floor.at_most else ratio / floor.reached
         if share < SHARE:
             wrong[floor.key] = (
                 f"{row.what}: {ratio:.2f} × {floor.of}, but it was {floor.reached:.2f} before"

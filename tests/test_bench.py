@@ -76,8 +76,10 @@ def test_tables_are_written_between_their_markers_and_nowhere_else(tmp_path: Pat
 
 
 def test_a_fall_by_more_than_a_third_is_told_in_both_directions() -> None:
-    assert fallen([FAST, SLOW], [Floor("fast", "nginx", 2.9), Floor("slow", "nginx", 1.4)]) == {}
-    told = fallen([FAST, SLOW], [Floor("fast", "nginx", 3.1), Floor("slow", "nginx", 1.3)])
+    enough = [Floor("fast", "nginx", 2.9), Floor("slow", "nginx", 1.4, at_most=True)]
+    too_little = [Floor("fast", "nginx", 3.1), Floor("slow", "nginx", 1.3, at_most=True)]
+    assert fallen([FAST, SLOW], enough) == {}
+    told = fallen([FAST, SLOW], too_little)
     assert told == {
         "fast": "GET <fast>: 2.00 × nginx, but it was 3.10 before",
         "slow": "POST: 2.00 × nginx, but it was 1.30 before",
