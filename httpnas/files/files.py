@@ -54,8 +54,8 @@ from httpnas.transfer.watchdog import Watchdog
 
 #: Pieces of a listing that are made in one call of a pool thread.
 PAGE = 2000
-#: What becomes of the name that these begin with, whatever it is.
-_OF_SOURCES = {Verb.MOVE: Effect.REMOVED, Verb.DELETE: Effect.REMOVED}
+#: What becomes of the name that these begin with, where no disk is needed to tell.
+_KNOWN = {Verb.APPEND: Effect.CHANGED, Verb.MOVE: Effect.REMOVED, Verb.DELETE: Effect.REMOVED}
 _NO_CONDITIONS = Conditions()
 _NO_DIGESTS: Mapping[str, bytes] = MappingProxyType({})
 
@@ -106,7 +106,7 @@ class Files:
             listed.
         :raises NoSuchFile: when it is neither a file nor a folder.
         """
-        known = _OF_SOURCES.get(verb)
+        known = _KNOWN.get(verb)
         self._admit(job, Intent(verb, name, lambda: known or Effect.UNKNOWN))
         opened = self._storage.open_cached(name)
         if opened is None:
@@ -378,7 +378,7 @@ class Files:
         The storage calls it before any content comes, and once more when the lock of the name is
         held: that decides. Admission is asked now as well, before the disk tells anything.
         """
-        known = _OF_SOURCES.get(verb)
+        known = _KNOWN.get(verb)
         self._admit(job, Intent(verb, name, lambda: known or Effect.UNKNOWN))
 
         def check(find: Find) -> None:
