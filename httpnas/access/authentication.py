@@ -55,8 +55,9 @@ class Authentication:
         self._disk = ThreadPool(0, 1, name="httpnas-auth")
         self._loading = DeferredLock()
         self._fetched: dict[Source, FetchedKeys] = {}
-        #: Whom tokens of issuers and links are for, and when they expire, by their digests.
-        self._verified: dict[bytes, tuple[Subject, float]] = {}
+        #: Whom tokens of issuers and links are for, and when they expire: by the method that a link
+        #: is used for (none for a token), and their digests.
+        self._verified: dict[tuple[bytes, bytes], tuple[Subject, float]] = {}
         #: What was read last, good or not, and what was different from it at the last look.
         self._read: Mapping[str, Stamp | None] = self.policy.stamps
         self._different: Mapping[str, Stamp | None] | None = None
@@ -128,6 +129,7 @@ class Authentication:
         """Return the text of a link by which *signer* gives *grant*, of which he has all rights.
 
         :raises MissingRight: when he has not.
+        :raises LinkRefused: when there is no key.
         """
         if not isinstance(signer, Subject):
             raise MissingRight([Right.SIGN.value])
@@ -136,7 +138,9 @@ class Authentication:
         for right in needed:
             if not signer.rules.allow(right, grant.name):
                 raise MissingRight([right.value])
-        return sign(self.policy.link_keys[0], grant, signer)
+        if not (keys := self.policy.link_keys):
+            raise LinkRefused("There are no keys for links any more.")
+        return sign(keys[0], grant, signer)
 
     async def identify(
         self, method: bytes, authorization: Sequence[bytes] = (), link: bytes | None = None
@@ -188,22 +192,22 @@ class Authentication:
         raise Unauthenticated("The token is not known, or has expired.", policy.challenges)
 
     def _by_link(self, policy: Policy, link: bytes, method: bytes) -> Subject:
-        digest = digest_of(b"%b %b" % (method, link))
-        if (remembered := self._remembered(digest)) is not None:
+        shown = method, digest_of(link)
+        if (remembered := self._remembered(shown)) is not None:
             return remembered
         holder, until = policy.holder(*verify(policy.link_keys, link, method))
         if time.time() >= until:
             raise LinkRefused("Who has signed the link is not there any more.")
-        self._remember(digest, holder, until)
+        self._remember(shown, holder, until)
         return holder
 
-    def _remembered(self, digest: bytes) -> Subject | None:
-        """Return who has shown what has this *digest*, None when it is not known or has expired."""
-        subject, expires = self._verified.get(digest, (None, 0.0))
+    def _remembered(self, shown: tuple[bytes, bytes]) -> Subject | None:
+        """Return who has *shown* this, None when it is not known or has expired."""
+        subject, expires = self._verified.get(shown, (None, 0.0))
         return subject if time.time() < expires else None
 
-    def _remember(self, digest: bytes, subject: Subject, expires: float) -> None:
-        self._verified[digest] = subject, expires
+    def _remember(self, shown: tuple[bytes, bytes], subject: Subject, expires: float) -> None:
+        self._verified[shown] = subject, expires
         if len(self._verified) > REMEMBERED:
             del self._verified[next(iter(self._verified))]
 
@@ -213,8 +217,8 @@ class Authentication:
         :raises BadToken: when it does not count.
         :raises IssuerAway: when that cannot be known.
         """
-        digest = digest_of(presented)
-        if (remembered := self._remembered(digest)) is not None:
+        shown = b"", digest_of(presented)
+        if (remembered := self._remembered(shown)) is not None:
             return remembered
         token = presented.decode("latin-1")
         issuer = policy.issuers.get(issuer_of(token) or "")
@@ -233,7 +237,7 @@ class Authentication:
             principal, expires = issuer.verify(token, fetched.keys)
         subject = policy.subject(principal)
         if policy is self.policy:
-            self._remember(digest, subject, expires)
+            self._remember(shown, subject, expires)
         return subject
 
     def _keys(self, issuer: Issuer) -> Keys:

@@ -169,6 +169,8 @@ def _read(path: str, stamps: dict[str, Stamp | None]) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: this is not UTF-8") from None
+    except ValueError:
+        raise ConfigError(f"{path!r}: no file can be called so") from None
 
 
 def load(path: str) -> Policy:
@@ -193,6 +195,8 @@ def _load(path: str, stamps: dict[str, Stamp | None]) -> Policy:
         at = _AT.search(why)
         line = int(at[1]) if at else text.count("\n") + 1
         raise ConfigError(f"{path}:{line}: {_AT.sub('', why).strip()}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}:1: it is nested too deeply") from None
     file = _Table((path, text), members)
     realm = file.text("realm", _REALM, "1 to 64 characters of ASCII without quotes", "httpnas")
     hashes = _passwords(file, path, stamps)

@@ -164,7 +164,7 @@ def read_keys(text: str | bytes) -> dict[str, Key]:
     try:
         members = json.loads(text)["keys"]
         found = dict(filter(None, map(_key, members)))
-    except (KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("it is not a JWK Set") from None
     if not found:
         raise ValueError("it has no public key with a kid")
@@ -178,8 +178,10 @@ def _key(member: Mapping[str, Any]) -> tuple[str, Key] | None:
         return None
     if (only := member.get("alg")) is not None:
         algorithms = tuple(each for each in algorithms if each == only)
+    if not algorithms:
+        return None
     try:
-        public = jwt.PyJWK(dict(member), algorithm=algorithms[0] if algorithms else None).key
-    except (jwt.PyJWTError, ValueError):
+        public = jwt.PyJWK(dict(member), algorithm=algorithms[0]).key
+    except Exception:  # an issuer may publish anything
         return None
     return kid, Key(public, algorithms)

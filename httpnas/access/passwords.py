@@ -77,7 +77,7 @@ def _check_hash(line: int, kept: str) -> None:
         raise BadPasswords(line, "the hash is neither bcrypt ($2y$) nor argon2id: htpasswd -B")
     try:
         costs = argon2.extract_parameters(kept)
-    except (argon2.exceptions.InvalidHashError, ValueError):
+    except (argon2.exceptions.InvalidHashError, ValueError, LookupError):
         raise BadPasswords(line, "the hash of argon2id is broken") from None
     if (
         costs.memory_cost > _MOST_KIB

@@ -26,7 +26,7 @@ def stamp_at(path: str) -> Stamp | None:
     """Return the stamp of the file *path*, None when it cannot be looked at."""
     try:
         return stamp_of(os.stat(path))
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

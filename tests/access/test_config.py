@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from httpnas.access.config import ConfigError, load
+from httpnas.access.jwts import read_keys
+from httpnas.access.passwords import BadPasswords, read_passwords
 from httpnas.access.rules import Right
 from tests.access import files
 
@@ -66,6 +72,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         ("realm", "relm", 1, "no such key"),
         ('"htpasswd"', '"htpasswd', 2, ""),
         ('"htpasswd"', '"missing"', 0, "No such file"),
+        ('"htpasswd"', "[" * 5000, 1, "nested"),
         ("team = [", "authenticated = [", 5, "authenticated"),
         ('"alice", "ci"', '"alice", 1', 5, "list of strings"),
         ('"alice", "ci"', '"alice", "@x"', 5, "@x"),
@@ -132,6 +139,35 @@ def test_a_password_that_is_not_hashed_well_is_refused_and_not_shown(
     assert str(caught.value).startswith(f"{tmp_path}/htpasswd:{line}: ")
     kept = passwords.strip().partition(":")[2]
     assert not kept or kept not in str(caught.value)
+
+
+def test_a_name_that_no_file_can_have_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no file can be called so"):
+        load(write(tmp_path, GOOD.replace('"htpasswd"', r'"ht\u0000"')))
+
+
+@given(st.text(alphabet="$argon2id=,vmtp0123456789abc", max_size=60))
+def test_a_hash_of_any_shape_is_taken_or_refused(rest: str) -> None:
+    with contextlib.suppress(BadPasswords):
+        read_passwords(f"alice:$argon2id${rest}")
+
+
+@given(
+    st.recursive(
+        st.none() | st.text(max_size=5),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(
+                st.sampled_from(["keys", "kid", "kty", "n", "e", "crv", "x", "y", "alg", "use"]),
+                x | st.sampled_from(["RSA", "EC", "OKP", "P-256", "Ed25519", "AQAB"]),
+            )
+        ),
+    )
+)
+def test_keys_of_any_shape_are_read_or_refused(members: object) -> None:
+    for each in (members, {"keys": members}):
+        with contextlib.suppress(ValueError):
+            read_keys(json.dumps(each))
 
 
 def test_a_file_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from httpnas.access import authentication, jwks, jwts
 from httpnas.access.jwts import LEEWAY
 from httpnas.web.request import Request
 from tests.access import files
-from tests.access.files import rule
+from tests.access.files import link_key, rule
 from tests.harness import Nas, logged
 
 CLUSTER = "https://kubernetes.default.svc"
@@ -229,6 +229,21 @@ async def test_what_is_remembered_is_bounded(nas: Nas, monkeypatch: pytest.Monke
         assert await status(nas, signed(jti=str(number))) == 200
     assert nas.authentication is not None
     assert len(nas.authentication._verified) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_link_is_not_taken_for_a_token(nas: Nas, tmp_path: Path) -> None:
+    assert nas.authentication is not None
+    auth = tmp_path / "auth.toml"
+    auth.write_text(auth.read_text() + link_key("k") + rule("team:loader", "/team", ["sign"]))
+    await nas.authentication.reload()
+    body = b'{"method": "GET", "path": "team/f", "seconds": 60}'
+    headers = {"Authorization": f"Bearer {signed()}"}
+    url = json.loads((await nas.fetch("POST", "/links", headers=headers, data=body))[1])["url"]
+    assert (await nas.fetch("GET", url))[0] == 200
+    link = url.partition("link=")[2]
+    for shown in (link, f"GET {link}", f"GET\t{link}"):
+        assert await status(nas, shown) == 401
 
 
 # Keys that are fetched
