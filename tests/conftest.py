@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 from werkzeug.routing import Rule
 
 from httpnas.web import openapi
 from tests.harness import Nas
+
+# How long an example takes says something about the machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

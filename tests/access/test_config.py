@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from httpnas.access.config import ConfigError, load
@@ -146,14 +146,12 @@ def test_a_name_that_no_file_can_have_is_told_of(tmp_path: Path) -> None:
         load(write(tmp_path, GOOD.replace('"htpasswd"', r'"ht\u0000"')))
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="$argon2id=,vmtp0123456789abc", max_size=60))
 def test_a_hash_of_any_shape_is_taken_or_refused(rest: str) -> None:
     with contextlib.suppress(BadPasswords):
         read_passwords(f"alice:$argon2id${rest}")
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.text(max_size=5),

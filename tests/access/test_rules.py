@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from httpnas.access.rules import NO_RULES, Right, Rule, Rules
@@ -80,7 +80,6 @@ def below(name: str) -> list[str]:
     return [each for each in NAMES if each == name or not name or each.startswith(name + "/")]
 
 
-@settings(deadline=None)
 @given(RULES, st.sampled_from(NAMES))
 def test_what_holds_throughout_and_somewhere_is_what_every_name_says(
     rules: Rules, name: str
@@ -92,7 +91,6 @@ def test_what_holds_throughout_and_somewhere_is_what_every_name_says(
         assert rules.allow_somewhere(right, name.encode()) is any(each)
 
 
-@settings(deadline=None)
 @given(RULES, st.sampled_from(NAMES))
 def test_a_listing_shows_what_may_be_listed_and_what_leads_there(rules: Rules, name: str) -> None:
     shown: Callable[[bytes], bool] = rules.shown(name.encode()) or (lambda leaf: True)
@@ -119,7 +117,6 @@ def spellings(draw: st.DrawFn, name: str) -> bytes:
     return (text + draw(st.sampled_from(["", "/", "/.", "%2f"]))).encode()
 
 
-@settings(deadline=None)
 @given(spellings("team/secret/x.txt"))
 def test_no_spelling_of_a_name_steps_around_a_path(target: bytes) -> None:
     rules = Rules([rule("team/secret", deny="read"), rule("team", "read")])
@@ -128,7 +125,6 @@ def test_no_spelling_of_a_name_steps_around_a_path(target: bytes) -> None:
     assert not rules.allow(Right.READ, name)
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1).map(lambda text: quote(text, safe="/%")))
 def test_what_is_allowed_below_a_path_has_it_as_its_first_components(target: str) -> None:
     try:
@@ -139,7 +135,6 @@ def test_what_is_allowed_below_a_path_has_it_as_its_first_components(target: str
     assert Rules([rule("team", "read")]).allow(Right.READ, name)
 
 
-@settings(deadline=None)
 @given(RULES, st.integers(0, 6), st.sampled_from(NAMES))
 def test_the_beginning_of_a_file_allows_no_more_than_the_whole(
     rules: Rules, count: int, name: str
