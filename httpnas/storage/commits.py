@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
 from functools import cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from httpnas.storage.descriptors import owned
@@ -50,6 +50,10 @@ _LOCK_TRIES = 5
 _WRITTEN_BACK = 60
 _SECTOR = 512
 _CHUNK = 1 << 20
+#: How many bytes others may have put before an append for it to be found behind them.
+_SHIFTED = 1 << 16
+#: How many places that look right are looked at whole.
+_LIKELY = 16
 
 
 class Known(NamedTuple):
@@ -220,6 +224,34 @@ def judge(
         return Verdict.COMPLETE
     is_ours = _is_ours(fd, record, pending, there, staged)
     return Verdict.TORN if is_ours else Verdict.VOID
+
+
+def shifted(
+    fd: int, record: Record, pending: Pending, status: os.stat_result, staged: int | None = None
+) -> int:
+    """Return by how many bytes others have come before what *record* announces.
+
+    A local append lands behind whatever has the end in that moment. Returned is 0 as well when it
+    is not there at all.
+
+    :param staged: the descriptor of the file that ends with the added bytes, if it is there.
+    """
+    added = pending.added
+    length = _ends(record.size, added, pending.block or PAGE)[0] if added else 0
+    if pending.blocks:
+        wanted = pending.blocks[0]
+    elif staged is not None:
+        start = os.fstat(staged).st_size - added
+        wanted = zlib.crc32(os.pread(staged, length, max(start, 0)))
+    else:
+        return 0
+    most = min(status.st_size - record.size - added, _SHIFTED)
+    tail = os.pread(fd, max(most, 0) + length, record.size)
+    likely = (by for by in range(most + 1) if zlib.crc32(tail[by : by + length]) == wanted)
+    for by in islice(likely, _LIKELY):
+        if checksum(fd, record.size + by, added) == pending.checksum:
+            return by
+    return 0
 
 
 def block_sums(content: bytes, offset: int, block: int) -> tuple[int, ...]:

@@ -146,6 +146,13 @@ class Record:
         """The keys of appends that are not pending."""
         return self.keys[: len(self.keys) - self.pending.keys] if self.pending else self.keys
 
+    def completed(self, by: int) -> Record:
+        """Return the record with the keys of what pended, which begins *by* bytes further on."""
+        settled = self.settled_keys
+        pended = self.keys[len(settled) :]
+        moved = (replace(key, size=key.size + by) for key in pended)
+        return replace(self, keys=(*settled, *moved), pending=None)
+
     @property
     def inherited_keys(self) -> tuple[Key, ...]:
         """What the keys are to a file that replaces this one: they belong to the name."""

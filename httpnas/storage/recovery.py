@@ -123,9 +123,11 @@ def recover(namespace: Namespace, fd: int, claim: Claim | None = None) -> Ledger
             namespace.sync(fd)
         record = record.about(without(record, status))
     else:
-        # What was announced may still be there, and others have added something behind it. Then
-        # its keys count, which their checksums tell.
+        # What was announced may be there all the same, with something of others before or behind
+        # it. Then its keys count, which their checksums tell.
         namespace.sync(fd)
-        record = replace(record, pending=None).about(of_stat(status))
+        with records.staged(pending.staged) as staged:
+            by = commits.shifted(fd, record, pending, status, staged)
+        record = record.completed(by).about(of_stat(status))
     ledger.settle(replace(record, mtime_ns=os.fstat(fd).st_mtime_ns))
     return ledger

@@ -665,6 +665,34 @@ def test_a_key_counts_while_its_bytes_are_there_whatever_others_add(
     assert read(storage, b"f") == b"ours\ntheirs\nmore\n"
 
 
+@both_kinds
+@pytest.mark.parametrize("size", [5, 9000, IN_MEMORY + 10])
+@pytest.mark.parametrize("theirs", [b"", b"theirs", b"lines\n" * 500])
+def test_a_key_counts_whose_append_came_behind_lines_of_others_and_died(
+    storage: Storage, root: Path, size: int, theirs: bytes
+) -> None:
+    """It died before the record could say where it is."""
+    upload(storage, b"f", b"before\n")
+    ours, others = b"\n".rjust(size, b"."), root / "f"
+    real = os.writev
+
+    def writev(fd: int, views: Any) -> int:
+        with others.open("ab") as other:
+            other.write(theirs)
+        real(fd, views)
+        with others.open("ab") as other:
+            other.write(theirs)
+        raise Died
+
+    pending = begin(storage, b"f", ours, b"key")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        patch.setattr(os, "writev", writev)
+        pending.commit()
+    for _ in range(2):
+        assert append(storage, b"f", ours, b"key").size == len(b"before\n" + theirs + ours)
+    assert read(storage, b"f") == b"before\n" + theirs + ours + theirs
+
+
 def test_a_key_whose_bytes_others_have_overwritten_counts_no_more(
     storage: Storage, root: Path
 ) -> None:
