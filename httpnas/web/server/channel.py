@@ -293,8 +293,8 @@ class StreamingChannel(protocol.Protocol):
         """Hand on the request with *head*, and what has come of its body."""
         received = self.site.request_class(self, head, length)
         self.persistent = head.is_persistent
-        self._has_room = received.has_room = self.has_place and self.site.take_room(length)
         self._note(received)
+        self._has_room = received.has_room = self.has_place and self.site.take_room(length)
         if length is not None and length <= min(len(self._buffer), WITH_HEAD):
             content, self._buffer = self._buffer[:length], self._buffer[length:]
             received.body.data_received(content)
@@ -455,6 +455,13 @@ class StreamingChannel(protocol.Protocol):
             self.transport.loseWriteConnection()
         else:
             self._lose()  # TLS says that nothing follows, and waits until the client says so, too
+
+    def give_way(self) -> None:
+        """End it, as others need its place and no request is under way on it."""
+        if self.deadlines.is_idle:
+            self.close()
+        else:
+            self.refuse(408, "The daemon is full, and the headers of the request took too long.")
 
     def close(self) -> None:
         """Close, after what was written has gone out or the time to linger is over."""

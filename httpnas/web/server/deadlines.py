@@ -197,6 +197,11 @@ class Deadlines:
         """Whether no request is under way."""
         return self._phase == self._check_idle
 
+    @property
+    def is_handling(self) -> bool:
+        """Whether a request is under way whose head is complete, or a body that nobody wants."""
+        return self._phase in (self._check_body, self._check_drain)
+
     def enter_idle(self) -> None:
         """Begin to wait for a request."""
         self._enter(self._check_idle)

@@ -2,9 +2,9 @@
 
 A connection has a *place*, a request *room*. Both cost memory and descriptors, and there is a limit
 to each. When no place is left, the connection that has been without a request for the longest gives
-its place up. If there is none, the new one gets no place: it is kept for one request, which is
-answered only if it is about the daemon itself. So operators, and orchestrators, see what goes on.
-Of too many such connections, the oldest is ended.
+its place up, whether it has sent nothing or a part of a head. If there is none, the new one gets no
+place: it is kept for one request, which is answered only if it is about the daemon itself. So
+operators, and orchestrators, see what goes on. Of too many such connections, the oldest is ended.
 """
 
 from __future__ import annotations

@@ -142,14 +142,14 @@ class StreamingSite(ServerFactory, channel.Site):
         return True
 
     def _shed(self) -> bool:
-        """Close the connection that has been without a request for the longest, if there is one."""
-        idle = [c for c in self.channels if c.has_place and c.deadlines.is_idle]
-        if not idle:
+        """End the connection that has had no request for the longest, if there is one."""
+        waiting = [c for c in self.channels if c.has_place and not c.deadlines.is_handling]
+        if not waiting:
             return False
-        longest = min(idle, key=lambda connection: connection.deadlines.since)
+        longest = min(waiting, key=lambda connection: connection.deadlines.since)
         longest.has_place = False
         self.add_extra(longest)  # until it has taken its last answer
-        longest.close()
+        longest.give_way()
         self.give_back_place()
         return True
 

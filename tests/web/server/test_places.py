@@ -38,6 +38,11 @@ class Small:
             self.memory.limit = inf
         self.places = Places(self.memory, self.descriptors)
 
+    def fill(self) -> None:
+        """Leave no room beside what is taken."""
+        for budget in (self.memory, self.descriptors):
+            budget.limit = budget.taken
+
     def is_empty(self) -> bool:
         return not self.memory.taken and not self.descriptors.taken
 
@@ -143,14 +148,14 @@ async def test_clients_that_leave_do_not_make_room_for_more_work_than_there_is_r
     await nas.at_rest()
 
 
-def fill(nas: Nas, sent: bytes) -> list[Client]:
-    """Open connections until no place is left, and send *sent* on each."""
-    clients: list[Client] = []
-    while all(channel.has_place for channel in nas.site.channels):
+def fill(nas: Nas, small: Small) -> list[Client]:
+    """Open connections with uploads that do not end, and leave no place beside them."""
+    clients = []
+    for _ in range(REQUESTS):
         clients.append(Client(nas.port))
-        clients[-1].send(sent)
+        clients[-1].send(UPLOAD)
         let_daemon_read()
-        assert len(clients) < 1000
+    small.fill()
     return clients
 
 
@@ -173,11 +178,35 @@ async def test_a_connection_that_has_been_idle_for_the_longest_makes_room(nas: N
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_half_head_that_is_older_than_others_makes_room(nas: Nas) -> None:
+    (nas.root / "f").write_bytes(b"old")
+
+    def talk() -> None:
+        clients: list[Client] = []
+        for _ in range(4 * CONNECTIONS):
+            clients.append(Client(nas.port))
+            clients[-1].send(HALF)
+            let_daemon_read()
+            with Client(nas.port) as other:
+                other.send(get("/file/f"))
+                assert other.answer()[::2] == (200, b"old")
+        assert clients[0].answer()[0] == 408
+        assert clients[0].rest() == b""
+        clients[-1].send(b"\r\n")
+        assert clients[-1].answer()[0] == 200, "it came last"
+        for client in clients:
+            client.socket.close()
+
+    await nas.in_thread(talk)
+    await nas.at_rest()
+
+
+@pytest_twisted.ensureDeferred
 async def test_when_every_place_is_taken_operators_are_answered_once_and_others_refused(
-    nas: Nas,
+    nas: Nas, small: Small
 ) -> None:
     def talk() -> None:
-        clients = fill(nas, HALF)
+        clients = fill(nas, small)
         for path, expected in (("/health", 200), ("/ready", 200), ("/file/f", 503), ("/", 503)):
             with Client(nas.port) as other:
                 other.send(get(path))
@@ -193,11 +222,11 @@ async def test_when_every_place_is_taken_operators_are_answered_once_and_others_
 
 @pytest_twisted.ensureDeferred
 async def test_connections_without_a_place_are_bounded_and_the_newest_is_answered(
-    nas: Nas,
+    nas: Nas, small: Small
 ) -> None:
     def talk() -> None:
-        clients = fill(nas, HALF)
-        full = len(nas.site.channels) - 1
+        clients = fill(nas, small)
+        full = len(nas.site.channels)
         for _ in range(3 * EXTRA):
             clients.append(Client(nas.port))
             clients[-1].send(HALF)
@@ -249,6 +278,6 @@ def test_a_daemon_whose_descriptors_are_all_taken_says_that_it_is_alive(tmp_path
         descriptors = Path(f"/proc/{daemon.process.pid}/fd")
         wait_until(lambda: len(list(descriptors.iterdir())) > 90, "the soft limit to be passed")
         for _ in range(5):
-            answer = talk(daemon.port, [get("/health")])
-            assert answer.startswith(b"HTTP/1.1 200 "), "and closes, for lack of a place"
+            answer = talk(daemon.port, [get("/health")[:-2] + b"Connection: close\r\n\r\n"])
+            assert answer.startswith(b"HTTP/1.1 200 ")
         assert len(list(descriptors.iterdir())) < 160
