@@ -249,7 +249,10 @@ class Group:
             return True
         there = status.st_size - before.size
         if there < 0 or not self._is_ours(there, before.size):
-            self._ledger.settle(before.about(of_stat(status)))
+            # It stays, and its keys with it: their checksums tell whether all of it is there.
+            self._namespace.sync(fd)
+            keys = (*before.keys, *self._keys.values())[-KEYS:]
+            self._ledger.settle(replace(before, keys=keys).about(of_stat(status)))
             return False
         if there:
             os.ftruncate(fd, before.size)

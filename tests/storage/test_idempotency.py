@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -663,6 +664,37 @@ def test_a_key_counts_while_its_bytes_are_there_whatever_others_add(
     append(storage, b"f", b"more\n", b"another")
     assert append(storage, b"f", b"ours\n", b"key").size == first.size
     assert read(storage, b"f") == b"ours\ntheirs\nmore\n"
+
+
+@both_kinds
+@pytest.mark.parametrize("size", [5, IN_MEMORY + 10])
+@pytest.mark.parametrize("before", [b"", b"theirs\n"])
+def test_an_append_that_failed_and_can_not_be_undone_is_not_made_twice(
+    storage: Storage, root: Path, size: int, before: bytes
+) -> None:
+    """Others have appended behind it, so that it stays."""
+    upload(storage, b"f", b"old\n")
+    ours, theirs, real = b"\n".rjust(size, b"."), b"theirs\n", os.writev
+
+    def writev(fd: int, views: Any) -> int:
+        with (root / "f").open("ab") as other:
+            other.write(before)
+        return real(fd, views)
+
+    def check(find: object) -> None:
+        if (root / "f").stat().st_size > size:
+            with (root / "f").open("ab") as other:
+                other.write(theirs)
+            raise Refused
+
+    pending = begin(storage, b"f", ours, b"key", check)
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(pending):
+        patch.setattr(os, "writev", writev)
+        assert isinstance(outcome(pending.commit), Exception)
+    stored = read(storage, b"f")
+    assert stored == b"old\n" + before + ours + theirs
+    append(storage, b"f", ours, b"key")
+    assert read(storage, b"f") == stored
 
 
 @both_kinds
