@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from httpnas.storage import projects
@@ -162,7 +162,8 @@ class Upload:
         try:
             yield
         finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            with suppress(OSError):  # the file is closed soon, which gives the lock back
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _note(self, ledger: Ledger, record: Record) -> None:
         """Write down *record*, unless the rights that the file has taken over forbid that.

@@ -190,14 +190,14 @@ def is_passed_over(step: Call, error: str, late: bool) -> bool:
 
     What cannot be shared is copied. A record that does not fit is written with less. What is
     written down behind a rename, only so that the version keeps its tag, need not be. A record
-    that is to go may stay.
+    that is to go may stay. A lock that is not given back goes when its file is closed.
 
     :param late: whether the change was visible by then.
     """
     if step.name == "fsetxattr":
         is_behind_a_rename = path_of(step).endswith("/g")  # as all moves call it
         return is_behind_a_rename or error in ("ENOSPC", "EDQUOT", "EROFS")
-    if step.name == "ioctl":
+    if step.name == "ioctl" or "LOCK_UN" in step.text:
         return True
     if f"/{RECORDS}" in step.text:
         return late or step.name == "unlinkat" or error in ("ENOSPC", "EDQUOT")
