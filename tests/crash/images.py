@@ -19,10 +19,11 @@ from pathlib import Path
 
 _PREFIX = "httpnas-images-"
 _BACKING = "backing"
-#: FS_IOC_SHUTDOWN, the same number for XFS (XFS_IOC_GOINGDOWN) and ext4; ``xfs_io -x -c shutdown``
-#: does just this. Without flushing the log it is a power cut: what is not on the device is lost.
-_SHUTDOWN = 0x8004587D
-_WITHOUT_FLUSHING_THE_LOG = struct.pack("=I", 2)
+#: Of loop(4): LOOP_GET_STATUS64 and LOOP_SET_STATUS64, the bytes of what they take, and where in
+#: that the bytes stand that the device has.
+_GET_STATUS, _SET_STATUS, _STATUS, _SIZE_LIMIT = 0x4C05, 0x4C04, 232, 32
+#: Bytes of a device that takes nothing any more.
+_NEXT_TO_NOTHING = 4096
 _MKFS = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
 
 
@@ -90,16 +91,21 @@ class Image:
         _run("mount", "-o", f"remount,{options}", str(self.mount_point))
 
     def cut(self) -> None:
-        """Cut the power: nothing reaches the device any more."""
-        fd = os.open(self.mount_point, os.O_RDONLY)
-        try:
-            fcntl.ioctl(fd, _SHUTDOWN, _WITHOUT_FLUSHING_THE_LOG)
-        finally:
-            os.close(fd)
+        """Cut the power: nothing reaches the device any more, as most of it is not there."""
+        self._limit(_NEXT_TO_NOTHING)
+
+    def _limit(self, size: int) -> None:
+        """Let the device have *size* bytes, or all for 0."""
+        status = bytearray(_STATUS)
+        with open(self._device, "rb") as device:
+            fcntl.ioctl(device, _GET_STATUS, status)
+            struct.pack_into("=Q", status, _SIZE_LIMIT, size)
+            fcntl.ioctl(device, _SET_STATUS, status)
 
     def unmount(self) -> None:
         """Take it off its mount point; nobody may have anything open on it."""
         _run("umount", str(self.mount_point))
+        self._limit(0)
 
 
 @contextlib.contextmanager
