@@ -197,11 +197,18 @@ class Group:
             self._shift(landed - offset)
 
     def _shift(self, by: int) -> None:
-        """Take notice that others have appended *by* bytes before ours."""
+        """Take notice that others have appended *by* bytes before ours.
+
+        :raises WrongOffset: when that was not to be, and can be undone.
+        """
         record = self._ledger.record
         assert record is not None and record.pending is not None
-        foreign = replace(of_stat(os.fstat(self._ledger.fd)), size=record.size + by)
+        status = os.fstat(self._ledger.fd)
+        foreign = replace(of_stat(status), size=record.size + by)
         self._base = record.about(foreign)
+        is_last = status.st_size == foreign.size + record.pending.added
+        if is_last and any(append.expected is not None for append in self._members):
+            raise WrongOffset(foreign.size)
         self._keys = {a: replace(key, size=key.size + by) for a, key in self._keys.items()}
         blocks = block_sums(self._content, foreign.size, self._namespace.block)
         self._ledger.announce(
@@ -270,13 +277,14 @@ class Group:
     def _fail(self, error: Exception, undone: bool) -> None:
         """Refuse all that were to be added.
 
-        Those are tried alone that were refused because of them; and where there is no room, each
-        of several, as a smaller one may fit.
+        Those are tried alone that were refused because of them. So is each of several where there
+        is no room, as a smaller one may fit, and where others were faster, as only some mind that.
         """
         members, self._members = self._members, []
         behind, self._refused_behind = self._refused_behind, []
         no_room = isinstance(error, OSError) and error.errno in NO_ROOM
-        again = [*(members if no_room and len(members) > 1 else []), *behind] if undone else []
+        is_of_some = (no_room or isinstance(error, WrongOffset)) and len(members) > 1
+        again = [*(members if is_of_some else []), *behind] if undone else []
         for append in members:
             del self._made[append]
         for append in [*members, *behind]:

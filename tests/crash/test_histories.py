@@ -436,7 +436,8 @@ def promised(part: Sequence[Call]) -> list[Call]:
 
     Other programs, and a kill just when a file got its name, may change the entity tag of what is
     the same. And what others put in the place of a file in the moment in which it is replaced, or
-    removed, was not there when the condition was checked.
+    removed, was not there when the condition was checked. An append at an offset stays behind what
+    others have appended meanwhile if there is more of theirs behind it, or its daemon was killed.
     """
     outside = [call for call in part if call.client < 0]
     tags_change = bool(outside) or any(
@@ -450,6 +451,10 @@ def promised(part: Sequence[Call]) -> list[Call]:
             if any(_meet(call, other) for other in outside):
                 kept.append(replace(call, expects=None))
                 continue
+        beside = sum(_meet(call, other) for other in outside if other.kind == "append")
+        if call.offset is not None and beside > (call.status is not None) and call.status != 409:
+            kept.append(replace(call, offset=None))
+            continue
         kept.append(call)
     return kept
 

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from httpnas.storage import commits, staging
 from httpnas.storage.append import IN_MEMORY, Append
 from httpnas.storage.descriptors import owned
-from httpnas.storage.errors import Contended
+from httpnas.storage.errors import Contended, WrongOffset
 from httpnas.storage.facts import Facts
 from httpnas.storage.format import RUNS
 from httpnas.storage.group import Group
@@ -625,6 +625,45 @@ def test_a_line_of_others_in_the_middle_of_a_failed_append_is_kept(
     append(storage, b"f", b"next\n")
     assert b"external\n" in read(storage, b"f")
     assert read(storage, b"f") == (root / "f").read_bytes()
+
+
+@both_kinds
+@pytest.mark.parametrize("size", [4, IN_MEMORY + 10], ids=["small", "large"])
+@pytest.mark.parametrize("behind", [b"", b"and more\n"])
+def test_an_append_at_an_offset_is_not_made_behind_what_others_have_appended_meanwhile(
+    storage: Storage, root: Path, size: int, behind: bytes
+) -> None:
+    """Others of the group do not mind. Where something is behind it as well, it has to stay."""
+    ours, real = b"new\n".rjust(size, b"."), os.writev
+    upload(storage, b"f", b"old\n")
+    lines = [b"external\n", behind]
+
+    def writev(fd: int, views: Any) -> int:
+        with (root / "f").open("ab", buffering=0) as other:
+            other.write(lines[0])
+            written = real(fd, views)
+            other.write(lines[1])
+        lines[:] = b"", b""
+        return written
+
+    group = [staged(storage, ours, expected=4, key=b"key")]
+    if size == 4:
+        group.append(staged(storage, b"another\n"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", writev)
+        results = storage.commit(b"f", group)
+    for each in group:
+        each.close()
+    another = b"another\n" if size == 4 else b""
+    if behind:
+        assert read(storage, b"f") == b"old\nexternal\n" + ours + another + behind
+        assert append(storage, b"f", ours, key=b"key", expected=4) == results[0]
+    else:
+        assert read(storage, b"f") == b"old\nexternal\n" + another
+        assert isinstance(results[0], WrongOffset)
+        assert results[0].actual == len(b"old\nexternal\n")
+        append(storage, b"f", ours, key=b"key", expected=len(b"old\nexternal\n" + another))
+    assert (root / "f").read_bytes().count(ours) == 1
 
 
 # Times that tell nothing
