@@ -199,7 +199,7 @@ async def _to_its_end(
         if link is not None:
             request.setHeader(b"Referrer-Policy", b"no-referrer")  # the query is a credential
         request.principal = await authentication.identify(
-            request.method, request.field_lines(b"Authorization"), link
+            request.method, request.field_lines(b"Authorization"), link, request.certificate
         )
     await handler(request)
     if request.sending is not None:
