@@ -1,9 +1,9 @@
 """The certificate that the daemon shows, and whose certificates it takes of clients.
 
 What is offered is what is left of TLS when all that is known to be weak is taken away (RFC 9325):
-version 1.2 with ephemeral keys and authenticated encryption, and version 1.3. There is no
-compression, no renegotiation and no resumption: each connection makes keys of its own, and proves
-anew who the client is.
+version 1.2 with ephemeral keys and authenticated encryption, and version 1.3. OpenSSL itself takes
+neither compression nor a renegotiation by the client any more. There is no resumption: each
+connection makes keys of its own, and proves anew who the client is.
 """
 
 from __future__ import annotations
@@ -133,12 +133,7 @@ class ServerCertificate:
             raise self._bad("--tls-key", f"it is not the key of {self._paths['--tls-cert']}")
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
-        context.set_options(
-            SSL.OP_NO_COMPRESSION
-            | SSL.OP_NO_RENEGOTIATION
-            | SSL.OP_NO_TICKET
-            | SSL.OP_CIPHER_SERVER_PREFERENCE
-        )
+        context.set_options(SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.set_alpn_select_callback(_choose)

@@ -16,15 +16,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_twisted
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.task import Clock
 
+from httpnas.tls import LOOKS, ServerCertificate
 from tests.access import files
 from tests.access.files import rule, token, token_of
 from tests.certificates import FOR_SERVERS, Authority, Pair, Secret
-from tests.harness import PATIENCE, ROOT, TWISTD, Twistd, connect, receive_all, twistd, wait_until
+from tests.harness import (
+    PATIENCE,
+    ROOT,
+    TWISTD,
+    Twistd,
+    connect,
+    logged,
+    receive_all,
+    twistd,
+    wait_until,
+)
 
+#: Alerts (RFC 8446 section 6).
+HANDSHAKE_FAILURE, PROTOCOL_VERSION = 40, 70
+#: No cipher suite, but what says that the client would have had a higher version (RFC 7507).
+FALLBACK = 0x5600
 STAYS = "The certificate stays as it was before"
 
 
@@ -97,13 +116,16 @@ def _attempt(port: int, sent: bytes) -> Iterator[bytes]:
 
 
 def test_an_endpoint_that_speaks_tls_itself_is_left_alone(
-    secret: Secret, authority: Authority, tmp_path: Path
+    secret: Secret, authority: Authority, ca: str, tmp_path: Path
 ) -> None:
     other = authority.server()
     crt, key = other.write(tmp_path, "other")
     place = f"ssl:0:privateKey={key}:certKey={crt}:interface=127.0.0.1"
     with twistd(tmp_path / "root", *secret.options, listen=place) as daemon:
         assert serves(daemon.port, other)()
+        assert requests.get(
+            f"https://127.0.0.1:{daemon.port}/health", verify=ca, timeout=PATIENCE
+        ).ok
 
 
 def test_the_environment_will_do(secret: Secret, ca: str, tmp_path: Path) -> None:
@@ -133,14 +155,14 @@ def hello(version: int, suites: bytes) -> bytes:
     return struct.pack("!BHH", 22, 0x0301, len(message)) + message
 
 
-def greet(port: int, version: int, suites: bytes) -> tuple[int, int, int] | None:
-    """Return version, cipher suite and compression of the ServerHello; None for an alert."""
+def greet(port: int, version: int, suites: bytes) -> tuple[int, int, int] | int:
+    """Return version, cipher suite and compression of the ServerHello, or the code of an alert."""
     with connect(port) as client, client.makefile("rb") as answers:
         client.sendall(hello(version, suites))
         kind, _, length = struct.unpack("!BHH", answers.read(5))
         content = answers.read(length)
     if kind == 21:
-        return None
+        return content[1]
     assert (kind, content[0]) == (22, 2)
     version, session = struct.unpack_from("!H32xB", content, 4)
     suite, compression = struct.unpack_from("!HB", content, 39 + session)
@@ -151,10 +173,11 @@ def suites_of(port: int) -> set[int]:
     """Return all cipher suites of TLS 1.2 that *port* takes: who is chosen is not offered again."""
     taken = set()
     for first in range(0, 1 << 16, 1 << 12):
-        left = set(range(first, first + (1 << 12)))
+        left = set(range(first, first + (1 << 12))) - {FALLBACK}
         while (
             answer := greet(port, 0x0303, struct.pack(f"!{len(left)}H", *sorted(left)))
-        ) is not None:
+        ) != HANDSHAKE_FAILURE:
+            assert isinstance(answer, tuple)
             version, suite, compression = answer
             assert (version, compression) == (0x0303, 0)
             taken.add(suite)
@@ -180,7 +203,7 @@ def test_of_all_cipher_suites_of_tls_1_2_only_the_good_ones_are_taken(
         assert suites_of(daemon.port) == expected
         common = b"\xc0\x2b\xc0\x2f\xc0\x13\xc0\x09\x00\x2f\x00\x35\x00\x0a\x00\x05"
         for version in (0x0300, 0x0301, 0x0302):
-            assert greet(daemon.port, version, common) is None
+            assert greet(daemon.port, version, common) == PROTOCOL_VERSION
 
 
 def s_client(daemon: Twistd, *options: str, sent: str = "") -> str:
@@ -328,19 +351,35 @@ def test_a_broken_new_pair_changes_nothing_and_is_one_line(
     assert "Traceback" not in daemon.log()
 
 
-def test_a_certificate_whose_key_comes_later_is_no_reason_to_complain(
-    authority: Authority, ca: str, tmp_path: Path
+class Time(Clock):
+    """A reactor whose time passes only when a test lets it."""
+
+    def callFromThread(self, call: Callable[..., object], *args: object) -> None:
+        IReactorFromThreads(reactor).callFromThread(call, *args)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_whose_key_comes_later_is_no_reason_to_complain(
+    authority: Authority, tmp_path: Path
 ) -> None:
     crt, key = authority.server().write(tmp_path, "tls")
-    with twistd(tmp_path / "root", f"--tls-cert={crt}", f"--tls-key={key}") as daemon:
-        for _ in range(2):
-            pair = authority.server()
-            pair.write(tmp_path, "new")
-            os.rename(tmp_path / "new.crt", crt)
-            assert requests.get(daemon.url + "/health", verify=ca, timeout=PATIENCE).ok
-            os.rename(tmp_path / "new.key", key)
-            wait_until(serves(daemon.port, pair), "the new certificate")
-        assert STAYS not in daemon.log()
+    time, pair = Time(), authority.server()
+    certificate = ServerCertificate(time, {"--tls-cert": crt, "--tls-key": key})
+    certificate.start()
+
+    async def look() -> None:
+        time.advance(LOOKS)
+        for _ in range(4):  # the calls of one look, which the only thread makes in their order
+            await certificate._in_thread(lambda: None)
+
+    with logged() as events:
+        Path(crt).write_bytes(pair.crt)
+        await look()
+        Path(key).write_bytes(pair.pem_of_key())
+        for _ in range(3):
+            await look()
+    certificate.stop()
+    assert [event["log_format"] for event in events] == ["{path} was read again"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -458,12 +497,15 @@ def test_nobody_is_sent_to_a_name_that_is_not_ours_or_is_not_there(redirecting: 
         assert answer[8:13] == b" 421 " and b"Location" not in answer
 
 
-def test_the_usual_port_is_not_named(secret: Secret, tmp_path: Path) -> None:
+def test_the_usual_port_is_not_named_and_https_is_served(
+    secret: Secret, ca: str, tmp_path: Path
+) -> None:
     options = [*secret.options, "--plain-listen=tcp:0:interface=127.0.0.1", "--plain-redirect=443"]
     with twistd(tmp_path / "root", *options) as daemon:
         url = f"http://localhost:{plain_port(daemon)}/file/a"
         got = requests.put(url, b"x", timeout=PATIENCE, allow_redirects=False)
         assert (got.status_code, got.headers["Location"]) == (308, "https://localhost/file/a")
+        assert requests.get(daemon.url + "/file/a", verify=ca, timeout=PATIENCE).status_code == 404
 
 
 # Certificates of clients.
