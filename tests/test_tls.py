@@ -588,6 +588,7 @@ def test_a_certificate_that_verifies_makes_a_principal(
 def test_who_shows_nothing_is_anonymous(secret: Secret, ca: str, tmp_path: Path) -> None:
     with guarded(secret, ca, tmp_path, rule("anonymous", "/", ["list"]), CN) as nas:
         assert nas.ask("/file/").status_code == 200
+        assert "Acceptable client certificate CA names\nCN = authority\n" in s_client(nas.daemon)
 
 
 def test_certificates_that_do_not_verify_end_the_handshake_and_are_audited(
