@@ -80,7 +80,7 @@ async def test_a_certificate_ends_on_a_connection_that_is_open(
     shown = der(authority.pair("loader"))
     for _ in range(2):
         subject = await auth.identify(b"GET", certificate=shown)
-        assert (subject.name, subject.groups) == ("cert/loader", {"authenticated"})
+        assert (subject.name, subject.groups) == ("cert/loader", frozenset({"authenticated"}))
     expires = authority.pair("x").certificate.not_valid_after_utc.timestamp()
     clock = type("clock", (), {"time": staticmethod(lambda: expires + 1)})
     monkeypatch.setattr(authentication, "time", clock)

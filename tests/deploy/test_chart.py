@@ -866,7 +866,7 @@ def test_the_tour_of_helm_test_needs_no_dns(chart: Chart, tmp_path: Path) -> Non
     resolver = {"RES_OPTIONS": "attempts:1 timeout:1", "LOCALDOMAIN": "invalid"}
     with twistd(tmp_path / "root", "--durability=none", "--hosts=no-such-name") as daemon:
         status, said = take_tour(
-            chart, daemon, "no-such-name", NO_SUCH_NAME_SERVICE_HOST="127.0.0.1", **resolver
+            chart, daemon, "no-such-name", None, NO_SUCH_NAME_SERVICE_HOST="127.0.0.1", **resolver
         )
     assert status == 0, said
     assert "using its address, 127.0.0.1" in said
