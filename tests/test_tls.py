@@ -232,9 +232,13 @@ def test_versions_protocols_compression_and_renegotiation(daemon: Twistd) -> Non
     assert "Compression: NONE" in s_client(daemon, "-tls1_2", "-comp")
     renegotiating = s_client(daemon, "-tls1_2", sent="R\n")
     assert "RENEGOTIATING" in renegotiating and "no renegotiation" in renegotiating
+    assert_no_resumption(daemon)
+
+
+def assert_no_resumption(daemon: Twistd) -> None:
     for version in ("-tls1_2", "-tls1_3"):
-        resumed = s_client(daemon, version, "-reconnect")
-        assert "Reused," not in resumed
+        again = s_client(daemon, version, "-reconnect")
+        assert "Reused," not in again and again.count("\nNew, TLSv1.") == 6
 
 
 # Renewal.
@@ -401,6 +405,7 @@ def test_a_hangup_reads_the_certificate_again_though_it_has_not_changed(
         ("tls.crt", b"x", "--tls-cert {}/tls.crt: it has no certificate in PEM that can be read"),
         ("tls.key", b"x", "--tls-key {}/tls.key: it has no private key in PEM that can be read"),
         ("tls.key", b"encrypted", "--tls-key {}/tls.key: it needs a password"),
+        ("both", b"weak", "--tls-cert {}/tls.crt: ee key too small"),
         ("tls.key", b"other", "--tls-key {0}/tls.key: it is not the key of {0}/tls.crt"),
         (
             "ca.crt",
@@ -423,7 +428,9 @@ def test_what_cannot_be_used_at_the_start_ends_the_daemon_with_one_line(
         b"encrypted": pair.pem_of_key(b"secret"),
         b"other": authority.server().pem_of_key(),
     }
-    if content is None:
+    if content == b"weak":
+        authority.server(rsa.generate_private_key(65537, 1024)).write(tmp_path, "tls")
+    elif content is None:
         os.unlink(tmp_path / changed)
     else:
         (tmp_path / changed).write_bytes(special.get(content, content))
@@ -589,6 +596,7 @@ def test_who_shows_nothing_is_anonymous(secret: Secret, ca: str, tmp_path: Path)
     with guarded(secret, ca, tmp_path, rule("anonymous", "/", ["list"]), CN) as nas:
         assert nas.ask("/file/").status_code == 200
         assert "Acceptable client certificate CA names\nCN = authority\n" in s_client(nas.daemon)
+        assert_no_resumption(nas.daemon)
 
 
 def test_certificates_that_do_not_verify_end_the_handshake_and_are_audited(
