@@ -117,6 +117,14 @@ def _origins(value: str) -> list[bytes]:
     return origins
 
 
+def _port(value: str) -> int | None:
+    if not value:
+        return None
+    if not re.fullmatch("[0-9]{1,5}", value) or not 0 < int(value) <= 65535:
+        raise ValueError(f"{value!r} is not the number of a port")
+    return int(value)
+
+
 def _resource_policy(value: str) -> str:
     if value not in ("same-origin", "same-site", "cross-origin"):
         raise ValueError(f"{value!r} is none of same-origin, same-site and cross-origin")
@@ -184,6 +192,54 @@ _OPTIONS = (
         str,
         "A TOML file that says who may do what. Without it, everybody may do everything.",
         without="none",
+    ),
+    _Option(
+        "tls-cert",
+        None,
+        "HTTPNAS_TLS_CERT",
+        "",
+        str,
+        "The certificate in PEM, and those between it and its root. With it and --tls-key, "
+        "--listen is for HTTPS.",
+        without="none",
+    ),
+    _Option(
+        "tls-key",
+        None,
+        "HTTPNAS_TLS_KEY",
+        "",
+        str,
+        "The key of the certificate, in PEM, without a password.",
+        without="none",
+    ),
+    _Option(
+        "tls-client-ca",
+        None,
+        "HTTPNAS_TLS_CLIENT_CA",
+        "",
+        str,
+        "Certificates in PEM by which those of clients are verified. Clients may show one then, "
+        "and the file of --auth says whom it is for.",
+        without="none",
+    ),
+    _Option(
+        "plain-listen",
+        None,
+        "HTTPNAS_PLAIN_LISTEN",
+        "",
+        str.split,
+        "Where to listen without TLS besides; several separated by spaces, each as of --listen.",
+        without="nowhere",
+    ),
+    _Option(
+        "plain-redirect",
+        None,
+        "HTTPNAS_PLAIN_REDIRECT",
+        "",
+        _port,
+        "Who comes without TLS is sent to HTTPS at this port; only /health, /ready and GET /file "
+        "are answered.",
+        without="no redirect",
     ),
     _Option(
         "durability",
@@ -311,7 +367,13 @@ class Options(usage.Options):
     )
     optParameters: ClassVar[list[list[str | None]]] = [option.parameter() for option in _OPTIONS]
     compData = usage.Completions(
-        optActions={"auth": usage.CompleteFiles("*.toml"), "storage": usage.CompleteDirs()}
+        optActions={
+            "auth": usage.CompleteFiles("*.toml"),
+            "storage": usage.CompleteDirs(),
+            "tls-cert": usage.CompleteFiles(),
+            "tls-client-ca": usage.CompleteFiles(),
+            "tls-key": usage.CompleteFiles(),
+        }
     )
 
     def __init__(self) -> None:
@@ -350,6 +412,7 @@ class Options(usage.Options):
                 self[option.name] = option.value(self[option.name], os.environ)
             self["listen"] = self["listen"] or _default_listen(os.environ)
             self._share_memory()
+            self._check_tls()
         except usage.UsageError as error:
             raise give_up(error) from None
         if self.parent is not None:
@@ -364,6 +427,17 @@ class Options(usage.Options):
                 f"--memory: {self['workers']} workers need at least "
                 f"{self['workers'] * (LEAST_MEMORY >> 20)}M"
             )
+
+    def _check_tls(self) -> None:
+        for needed, options in (
+            ("tls-cert", ("tls-key", "tls-client-ca", "plain-listen")),
+            ("tls-key", ("tls-cert",)),
+            ("plain-listen", ("plain-redirect",)),
+            ("auth", ("tls-client-ca",)),
+        ):
+            for option in options:
+                if self[option] and not self[needed]:
+                    raise usage.UsageError(f"--{option}: it needs --{needed}")
 
     def parseArgs(self, *arguments: str) -> None:
         """Take no arguments."""

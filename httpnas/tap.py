@@ -17,9 +17,10 @@ from typing import Any
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from httpnas import __version__
@@ -35,6 +36,7 @@ from httpnas.log import Log
 from httpnas.options import Options
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
+from httpnas.tls import CertificateError, ServerCertificate
 from httpnas.transfer.budget import Budget, Memory, descriptors_left
 from httpnas.transfer.disk import Disk
 from httpnas.transfer.turns import Turns
@@ -156,7 +158,9 @@ def make_site(
     :param places: room for connections and requests, None for any number.
     :param authentication: as of :class:`Router`.
     """
-    router = Router(options["cors-origins"], options["hosts"], authentication)
+    router = Router(
+        options["cors-origins"], options["hosts"], authentication, options["plain-redirect"]
+    )
     for door in doors:
         door.mount(router)
     application = NasApplication(metrics, options["resource-policy"])
@@ -220,11 +224,12 @@ class Process(Service):
 
     def _say_that_it_runs(self, ports: Iterable[IListeningPort]) -> None:
         workers = self._options["workers"]
+        secure = len(self._options["listen"]) if self._options["tls-cert"] else 0
         self._log.info(
             "httpnas {version} serves {folder} at {addresses} (durability: {durability}{workers})",
             version=__version__,
             folder=os.path.abspath(self._options["storage"]),
-            addresses=", ".join(_address(port) for port in ports),
+            addresses=", ".join(_address(port, n < secure) for n, port in enumerate(ports)),
             durability=self._options["durability"],
             workers=f", workers: {workers}" if workers > 1 else "",
         )
@@ -236,6 +241,7 @@ class Daemon(Process):
     :param storage: is closed at the end.
     :param metrics: the same that observe the steps of the storage.
     :param inherited: what a worker has from its parent; None if this is the only process.
+    :param certificate: what makes the addresses of ``--listen`` speak TLS, None to leave them.
     """
 
     def __init__(
@@ -245,10 +251,12 @@ class Daemon(Process):
         storage: Storage,
         metrics: Metrics,
         inherited: Inheritance | None = None,
+        certificate: ServerCertificate | None = None,
     ) -> None:
         super().__init__(reactor, options, metrics.line_dropped)
         self._metrics = metrics
         self._inherited = inherited
+        self._certificate = certificate
         memory = Memory(options["memory"] // 2)  # the rest is for the daemon itself
         disk = Disk(reactor, memory=memory)
         self._authentication = authentication = _authentication(reactor, options["auth"])
@@ -262,13 +270,15 @@ class Daemon(Process):
         self.site = make_site(
             reactor, doors, watchdog, limits, metrics, options, places, authentication
         )
-        if inherited is None:
-            self._endpoints = [(text, _endpoint(reactor, text)) for text in options["listen"]]
-        else:
-            self._endpoints = [
-                (text, inherited.endpoint(number, text))
-                for number, text in enumerate(options["listen"])
-            ]
+        self._endpoints: list[tuple[str, IStreamServerEndpoint, IProtocolFactory]] = []
+        for number, text in enumerate(_places(options)):
+            place = inherited.endpoint(number, text) if inherited else _endpoint(reactor, text)
+            is_plain = number >= len(options["listen"]) or text.startswith("ssl:")
+            factory: Any = self.site
+            if certificate is not None and not is_plain:
+                factory = TLSMemoryBIOFactory(certificate, False, self.site, reactor)
+            self._endpoints.append((text, place, factory))
+        if inherited is not None:
             self._answers = next(d for d in doors if isinstance(d, Operations)).answers(self.site)
         self.ports: list[IListeningPort] = []
         self._reclaiming = LoopingCall(self._reclaim)
@@ -279,9 +289,9 @@ class Daemon(Process):
     def privilegedStartService(self) -> None:
         """Begin to listen, while ports below 1024 can still be opened."""
         self._lines.start()
-        for description, place in self._endpoints:
+        for description, place, factory in self._endpoints:
             failures: list[Failure] = []
-            place.listen(self.site).addCallbacks(self.ports.append, failures.append)
+            place.listen(factory).addCallbacks(self.ports.append, failures.append)
             if failures:
                 raise _cannot_listen(description, failures[0])
         if not self._options["hosts"]:
@@ -293,6 +303,8 @@ class Daemon(Process):
         self._engine.disk.start()
         if self._authentication is not None:
             self._authentication.start()
+        if self._certificate is not None:
+            self._certificate.start()
         self._reclaiming.start(_RECLAIM)
         self._trimming.start(_TRIM, now=False)
         # What exists now stays: searching it for garbage would hold up the reactor.
@@ -315,8 +327,9 @@ class Daemon(Process):
         """Tell that the daemon is running, once a signal would stop it properly."""
         ends = _ends(self._lines) if self._inherited is None else [signal.SIGTERM]
         self._take_signals(*ends)
-        if self._authentication is not None and signal.SIGHUP not in ends:
-            self._reload_at_hangup(self._authentication)
+        for each in (self._authentication, self._certificate):
+            if each is not None and signal.SIGHUP not in ends:
+                self._reload_at_hangup(each)
         if self._inherited is None:
             self._say_that_it_runs(self.ports)
         else:
@@ -333,11 +346,11 @@ class Daemon(Process):
         self.site.abort()
         _leave_after(_LAST, self._tell_of_hang)
 
-    def _reload_at_hangup(self, authentication: Authentication) -> None:
-        """Read the file of ``--auth`` again at SIGHUP, besides what the log does then."""
+    def _reload_at_hangup(self, configured: Authentication | ServerCertificate) -> None:
+        """Read the files of *configured* again at SIGHUP, besides what the log does then."""
 
         def reload() -> None:
-            Deferred.fromCoroutine(authentication.reload())
+            Deferred.fromCoroutine(configured.reload())
 
         self._at_hangup(reload)
 
@@ -352,6 +365,8 @@ class Daemon(Process):
         self._trimming.stop()
         if self._authentication is not None:
             self._authentication.stop()
+        if self._certificate is not None:
+            self._certificate.stop()
         self._engine.disk.stop()
         self._engine.watchdog.storage.close()
         leaving.cancel()
@@ -385,7 +400,7 @@ class Parent(Process):
         memory = options["memory"] // number
         arguments = [*options.arguments, "--workers=1", f"--memory={memory}"]
         try:
-            self._workers = Workers(reactor, number, arguments, options["listen"], options["drain"])
+            self._workers = Workers(reactor, number, arguments, _places(options), options["drain"])
         except Exception as error:
             raise give_up(f"--listen: {error}") from error
         self._has_failed = False
@@ -468,12 +483,18 @@ def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
     return [name.encode() for name in names]
 
 
-def _address(port: IListeningPort) -> str:
+def _places(options: Mapping[str, Any]) -> list[str]:
+    """Return the descriptions of all endpoints, those for TLS first."""
+    return [*options["listen"], *options["plain-listen"]]
+
+
+def _address(port: IListeningPort, is_secure: bool) -> str:
     address: Any = port.getHost()
     host = getattr(address, "host", None)
     if host is None:
         return str(address)
-    return f"http://[{host}]:{address.port}" if ":" in host else f"http://{host}:{address.port}"
+    scheme = "https" if is_secure else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}"
 
 
 def _leave_after(seconds: float, say_why: Callable[[], object]) -> threading.Timer:
@@ -497,6 +518,17 @@ def _authentication(reactor: Any, path: str) -> Authentication | None:
         return Authentication(reactor, os.path.abspath(path))
     except ConfigError as error:
         raise give_up(f"--auth: {error}") from None
+
+
+def _certificate(reactor: Any, options: Options) -> ServerCertificate | None:
+    """Return what makes TLS, as *options* say; None if they ask for none."""
+    paths = {f"--{each}": options[each] for each in ("tls-cert", "tls-key", "tls-client-ca")}
+    if not options["tls-cert"]:
+        return None
+    try:
+        return ServerCertificate(reactor, {each: path for each, path in paths.items() if path})
+    except CertificateError as error:
+        raise give_up(error) from None
 
 
 def _open_storage(options: Options, metrics: Metrics) -> Storage:
@@ -544,8 +576,9 @@ def makeService(options: Options) -> IService:
     if inherited is not None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent acts
     metrics = Metrics()
+    certificate = _certificate(reactor, options)
     storage = _open_storage(options, metrics)
     if options["workers"] > 1:
         storage.close()  # what is wrong with it has been said
         return Parent(reactor, options)
-    return Daemon(reactor, options, storage, metrics, inherited)
+    return Daemon(reactor, options, storage, metrics, inherited, certificate)

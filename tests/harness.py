@@ -53,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "headroom": 0,
     "patience": 45,
     "max-upload": None,
+    "plain-redirect": None,
 }
 
 
@@ -341,8 +342,8 @@ class Twistd:
         for fd in {handle, stdout}:
             os.close(fd)
         found = wait_until(self._address, "the daemon to listen")
-        self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = int(found[2])
+        self.url = f"{found[1]}://127.0.0.1:{self.port}"
 
     def _terminal(self) -> int:
         """Return one end of a terminal; what comes out at the other is copied to the log."""
@@ -360,7 +361,7 @@ class Twistd:
     def _address(self) -> re.Match[str] | None:
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended: {self.log()}")
-        return re.search(r" at http://127\.0\.0\.1:([1-9]\d*)", self.log())
+        return re.search(r" at (https?)://127\.0\.0\.1:([1-9]\d*)", self.log())
 
     def log(self) -> str:
         return self.log_path.read_text()

@@ -49,12 +49,15 @@ def test_the_commands_of_a_document_work_when_pasted(document: Path, tmp_path: P
 def test_a_recipe_for_rights_works_when_pasted(recipe: str, tmp_path: Path) -> None:
     """What it does before the first request makes the files that the daemon is started with."""
     acts = scenes(recipe)
-    first = next(n for n, (code, _) in enumerate(acts) if "http://localhost:3000" in code)
+    first = next(n for n, (code, _) in enumerate(acts) if "://localhost:3000" in code)
+    command = re.search(r"`twistd -n httpnas ([^`]*)`", recipe)
+    options = command[1].split() if command else ["--auth=auth.toml"]
     for code, output in acts[:first]:
         play(code, output, tmp_path)
-    with twistd(tmp_path / "root", "--auth=auth.toml", cwd=tmp_path) as daemon:
+    with twistd(tmp_path / "root", *options, cwd=tmp_path) as daemon:
         for code, output in acts[first:]:
-            play(code.replace("http://localhost:3000", daemon.url), output, tmp_path)
+            here = code.replace("http://localhost:3000", daemon.url)
+            play(here.replace("localhost:3000", f"localhost:{daemon.port}"), output, tmp_path)
 
 
 def play(code: str, output: str | None, folder: Path) -> None:

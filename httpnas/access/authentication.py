@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from httpnas.access.admission import Subject
+from httpnas.access.certificates import BadCertificate, ClientCertificates
 from httpnas.access.config import ConfigError, load
 from httpnas.access.errors import IssuerAway, LinkRefused, MissingRight, Unauthenticated
 from httpnas.access.jwks import FetchedKeys
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 #: Seconds between two looks whether a file has changed.
 LOOKS = 2.0
-#: Tokens of issuers, and links, that are remembered.
+#: Tokens of issuers, certificates, and links, that are remembered.
 REMEMBERED = 1024
 
 
@@ -55,8 +56,8 @@ class Authentication:
         self._disk = ThreadPool(0, 1, name="httpnas-auth")
         self._loading = DeferredLock()
         self._fetched: dict[Source, FetchedKeys] = {}
-        #: Whom tokens of issuers and links are for, and when they expire: by the method that a link
-        #: is used for (none for a token), and their digests.
+        #: Whom tokens of issuers, certificates and links are for, and when they expire: by the
+        #: method that a link is used for (none for a token, ``TLS``), and their digests.
         self._verified: dict[tuple[bytes, bytes], tuple[Subject, float]] = {}
         #: What was read last, good or not, and what was different from it at the last look.
         self._read: Mapping[str, Stamp | None] = self.policy.stamps
@@ -143,13 +144,19 @@ class Authentication:
         return sign(keys[0], grant, signer)
 
     async def identify(
-        self, method: bytes, authorization: Sequence[bytes] = (), link: bytes | None = None
+        self,
+        method: bytes,
+        authorization: Sequence[bytes] = (),
+        link: bytes | None = None,
+        certificate: bytes | None = None,
     ) -> Subject:
         """Return who sent a request.
 
         :param authorization: the values of all its Authorization fields. With a link, they do not
             count: a browser sends them without being told to.
         :param link: of its query.
+        :param certificate: of the client, in DER, as TLS has verified it. It counts when there is
+            nothing else, which would have been added for this one request.
         :raises Unauthenticated: when they are wrong. Without any, who asks is anonymous.
         :raises LinkRefused: when the link does not count.
         :raises TooManyPasswords: when too many wait.
@@ -159,6 +166,8 @@ class Authentication:
         if link is not None and method != b"OPTIONS":
             return self._by_link(policy, link, method)
         if not authorization:
+            if certificate is not None and policy.certificates is not None:
+                return self._by_certificate(policy, policy.certificates, certificate)
             return policy.anonymous()
         if len(authorization) > 1:
             raise Unauthenticated("A request may have one Authorization.", policy.challenges)
@@ -190,6 +199,20 @@ class Authentication:
             except BadToken as error:
                 raise Unauthenticated(str(error), policy.challenges) from None
         raise Unauthenticated("The token is not known, or has expired.", policy.challenges)
+
+    def _by_certificate(
+        self, policy: Policy, counted: ClientCertificates, certificate: bytes
+    ) -> Subject:
+        shown = b"TLS", digest_of(certificate)
+        if (remembered := self._remembered(shown)) is not None:
+            return remembered
+        try:
+            principal, expires = counted.identify(certificate)
+        except BadCertificate as error:
+            raise Unauthenticated(str(error), policy.challenges) from None
+        subject = policy.subject(principal)
+        self._remember(shown, subject, expires)
+        return subject
 
     def _by_link(self, policy: Policy, link: bytes, method: bytes) -> Subject:
         shown = method, digest_of(link)

@@ -14,6 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from httpnas.access.certificates import NAMES, ClientCertificates
 from httpnas.access.jwts import ALGORITHMS, Issuer, Source, read_keys
 from httpnas.access.links import LinkKey, secret_of
 from httpnas.access.passwords import BadPasswords, read_passwords
@@ -212,6 +213,9 @@ def _load(path: str, stamps: dict[str, Stamp | None]) -> Policy:
     for what in ("issuer", "prefix"):
         if len({getattr(issuer, what) for issuer in issuers}) < len(issuers):
             raise file.error(f"two issuers have the same {what}", "issuer")
+    certificates = None
+    if "certificates" in file.left():
+        certificates = _certificates(file.table("certificates"), {each.prefix for each in issuers})
     groups, named = _groups(file.table("groups"))
     tables = file.tables("rule")
     if len(tables) > _MOST_RULES:
@@ -225,6 +229,7 @@ def _load(path: str, stamps: dict[str, Stamp | None]) -> Policy:
         hashes,
         Tokens(tokens),
         {each.issuer: each for each in issuers},
+        certificates,
         tuple(keys),
         longest,
         stamps,
@@ -301,6 +306,19 @@ def _issuer(table: _Table, config: str, stamps: dict[str, Stamp | None]) -> Issu
         keys,
         source,
     )
+
+
+def _certificates(table: _Table, taken: set[str]) -> ClientCertificates:
+    principal = table.take("principal", str, "CN")
+    if principal not in NAMES:
+        raise table.error(f"{principal!r} is none of {', '.join(NAMES)}", "principal")
+    prefix = table.text("prefix", _PREFIX, "a word and a slash", "cert/")
+    if not prefix:
+        raise table.error("without one, its principals could be taken for users", "prefix")
+    if prefix in taken:
+        raise table.error("an issuer has the same prefix", "prefix")
+    table.end()
+    return ClientCertificates(principal, prefix)
 
 
 def _link_key(table: _Table) -> LinkKey:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from httpnas.access.admission import Subject
+from httpnas.access.certificates import ClientCertificates
 from httpnas.access.jwts import Issuer
 from httpnas.access.links import Grant, Holder, LinkKey
 from httpnas.access.rules import ANONYMOUS, AUTHENTICATED, Rules
@@ -39,6 +40,7 @@ class Policy:
     :ivar hashes: of passwords, by user.
     :ivar issuers: whose tokens count, by how they call themselves.
     :ivar link_keys: for links; the first signs.
+    :ivar certificates: whom certificates of clients are for, None if they do not count.
     :ivar longest_link: how many seconds a link may count.
     :ivar stamps: of all files that were read, by path, to see when one changes.
     """
@@ -49,6 +51,7 @@ class Policy:
     hashes: Mapping[str, str]
     tokens: Tokens
     issuers: Mapping[str, Issuer]
+    certificates: ClientCertificates | None
     link_keys: tuple[LinkKey, ...]
     longest_link: int
     stamps: Mapping[str, Stamp | None]

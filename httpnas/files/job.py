@@ -25,7 +25,8 @@ class Principal:
     """Who asks.
 
     :ivar name: as rules and logs have it.
-    :ivar kind: how that is known: ``anonymous``, ``password``, ``token``, ``jwt`` or ``link``.
+    :ivar kind: how that is known: ``anonymous``, ``password``, ``token``, ``jwt``,
+        ``certificate`` or ``link``.
     :ivar groups: the groups that it belongs to.
     :ivar most: how many bytes a body of it may have, None for any number.
     """

@@ -74,6 +74,7 @@ class Router:
         until the first request comes. A page whose own host name was made to point here (DNS
         rebinding) still asks for its own.
     :param authentication: finds out who asks, None when that makes no difference.
+    :param https_port: where clients find TLS that have come without it; None to serve them there.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class Router:
         origins: Collection[bytes] = (),
         hosts: Collection[bytes] = (),
         authentication: Authentication | None = None,
+        https_port: int | None = None,
     ) -> None:
         self._origins = frozenset(origins)
         self._hosts = hosts
         self._authentication = authentication
+        self._https_port = https_port
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
@@ -136,8 +139,8 @@ class Router:
 
         :param door: the group that the rule belongs to, for the metrics. The verb is the name of
             the handler until the handler sets another one.
-        :param any_host: answer whatever Host says, and whoever asks: orchestrators ask by address,
-            and have no credentials.
+        :param any_host: answer whatever Host says, whoever asks, and without TLS: orchestrators ask
+            by address, and have neither credentials nor certificates to trust.
         """
 
         def endpoint(request: Request, **_: object) -> Deferred[None]:
@@ -150,6 +153,8 @@ class Router:
                 )
             if not any_host:
                 self._admit_host(request)
+                if self._https_port is not None and not request.is_secure:
+                    return request.handle(_redirect(request, self._https_port))
             self._admit_origin(request)
             if request.site.draining and door not in _TO_THE_END:
                 raise busy(
@@ -199,12 +204,23 @@ async def _to_its_end(
         if link is not None:
             request.setHeader(b"Referrer-Policy", b"no-referrer")  # the query is a credential
         request.principal = await authentication.identify(
-            request.method, request.field_lines(b"Authorization"), link
+            request.method, request.field_lines(b"Authorization"), link, request.certificate
         )
     await handler(request)
     if request.sending is not None:
         await request.sending
         request.finish()
+
+
+async def _redirect(request: Request, port: int) -> None:
+    """Send the client to the same at HTTPS, with the same method (RFC 9110 section 15.4.9)."""
+    host = host_of(request.getHeader(b"Host") or b"")
+    if host is None:
+        raise Problem(Kind.WRONG_HOST, "This is served by HTTPS. Without Host, nobody knows where.")
+    at = host if port == 443 else b"%b:%d" % (host, port)
+    query = b"?" + request.query if request.query else b""
+    request.setHeader(b"Location", b"https://" + at + request.path + query)
+    answer(request, b"", 308)
 
 
 def _share(request: Request, origin: bytes) -> None:

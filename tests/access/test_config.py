@@ -81,6 +81,17 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
         ('"ci"  #', '"alice"  #', 1, "a user and a token"),
         ("0" * 64, "0" * 63, 9, "SHA-256"),
         ('"2026"', '"20.26"', 13, "an id"),
+        ("[[link", '[certificates]\nprincipal = "OU"\n[[link', 13, "none of CN, DNS, email, URI"),
+        ("[[link", '[certificates]\nprefix = ""\n[[link', 13, "taken for users"),
+        ("[[link", '[certificates]\nprefix = "a b/"\n[[link', 13, "a word and a slash"),
+        ("[[link", "[certificates]\nname = 1\n[[link", 13, "no such key"),
+        (
+            "[[link",
+            '[[issuer]]\nname = "a"\nkind = "oidc"\nissuer = "a"\nkeys = "https://a/"\n'
+            '[certificates]\nprefix = "a/"\n[[link',
+            18,
+            "an issuer has the same prefix",
+        ),
         ("A" * 44, "A" * 40, 14, "32 bytes"),
         ("A" * 44, "!" * 44, 14, "32 bytes"),
         ("realm = ", "longest-link = 0\nrealm = ", 1, "seconds"),

@@ -25,6 +25,7 @@ Object = dict[str, Any]
 #: The oldest with a schema, the one that is usual, the newest.
 VERSIONS = ("1.25", "1.32", major_minor(latest_version()))
 SERVICE_MONITOR = ("monitoring.coreos.com/v1", "ServiceMonitor")
+CERTIFICATE = ("cert-manager.io/v1", "Certificate")
 #: What every namespace has by itself.
 ALWAYS_THERE = frozenset({"ServiceAccount/default"})
 
@@ -135,6 +136,9 @@ def _schema(objects: Collection[Object], versions: Collection[str]) -> Iterator[
         if (item["apiVersion"], item["kind"]) == SERVICE_MONITOR:
             yield from _monitor_shape(item)
             continue
+        if (item["apiVersion"], item["kind"]) == CERTIFICATE:
+            yield from _certificate_shape(item)
+            continue
         for version in versions:
             if what := _violation(json.dumps(item), version):
                 yield f"{title(item)} ({version}): {what}"
@@ -152,7 +156,7 @@ def _violation(item: str, version: str) -> str | None:
 
 
 def _monitor_shape(item: Object) -> Iterator[str]:
-    """Check the one kind that Kubernetes does not bring: just the fields that we need."""
+    """Check a kind that Kubernetes does not bring: just the fields that we need."""
     spec = item.get("spec")
     shape = {"selector": dict, "endpoints": list}
     if set(item) != {"apiVersion", "kind", "metadata", "spec"} or not _has_shape(spec, shape):
@@ -160,10 +164,26 @@ def _monitor_shape(item: Object) -> Iterator[str]:
         return
     if set(spec["selector"]) != {"matchLabels"}:
         yield f"{title(item)}: expected matchLabels, not {spec['selector']}"
-    shape = {"port": str, "path": str, "interval": str}
     for endpoint in spec["endpoints"]:
+        shape = {"port": str, "path": str, "interval": str}
+        if endpoint.get("scheme") == "https":
+            shape |= {"scheme": str, "tlsConfig": dict}
         if not _has_shape(endpoint, shape):
             yield f"{title(item)}: expected {shape}, not {endpoint}"
+
+
+def _certificate_shape(item: Object) -> Iterator[str]:
+    """Check the other one."""
+    spec = item.get("spec")
+    shape = {
+        "secretName": str,
+        "dnsNames": list,
+        "usages": list,
+        "privateKey": dict,
+        "issuerRef": dict,
+    }
+    if set(item) != {"apiVersion", "kind", "metadata", "spec"} or not _has_shape(spec, shape):
+        yield f"{title(item)}: expected {shape} in spec, not {spec}"
 
 
 def _has_shape(item: Any, shape: Mapping[str, type]) -> TypeGuard[Object]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from httpnas import __version__
+from tests.certificates import Authority, Secret
 from tests.deploy.manifests import (
     Object,
     complaints,
@@ -135,6 +136,25 @@ MATRIX: dict[str, tuple[Object, set[str]]] = {
             "hosts": ["nas.example"],
         },
         set(),
+    ),
+    "tls": ({"tls": {"enabled": True, "secretName": "nas-tls"}}, set()),
+    "tls by cert-manager": (
+        {
+            "tls": {
+                "enabled": True,
+                "clientCASecretName": "clients",
+                "certificate": {
+                    "enabled": True,
+                    "issuerRef": {"name": "ours", "kind": "ClusterIssuer"},
+                    "dnsNames": ["nas.example"],
+                },
+            },
+            "extraEnv": [{"name": "HTTPNAS_AUTH", "value": "/auth/auth.toml"}],
+            "ingress": {"enabled": True},
+            "networkPolicy": {"enabled": True},
+            "serviceMonitor": {"enabled": True},
+        },
+        {"Certificate", "Ingress", "NetworkPolicy", "ServiceMonitor"},
     ),
     "any user": (
         {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
@@ -507,6 +527,47 @@ def test_probes_ask_the_right_questions(chart: Chart) -> None:
     assert nas["readinessProbe"]["timeoutSeconds"] > 5  # which /ready may take itself
 
 
+def test_with_tls_the_daemon_has_its_files_and_all_ask_by_https(chart: Chart) -> None:
+    objects = chart.objects(MATRIX["tls by cert-manager"][0], "--namespace=ns")
+    nas = container(objects)
+    for kind in ("startup", "liveness", "readiness"):
+        asked = nas[f"{kind}Probe"]["httpGet"]
+        assert (asked["port"], asked["scheme"]) == ("https", "HTTPS")
+    variables = environment(objects)
+    assert {name: variables[name] for name in variables if "TLS" in name} == {
+        "HTTPNAS_TLS_CERT": "/etc/httpnas/tls/tls.crt",
+        "HTTPNAS_TLS_KEY": "/etc/httpnas/tls/tls.key",
+        "HTTPNAS_TLS_CLIENT_CA": "/etc/httpnas/client-ca/ca.crt",
+    }
+    # Of a file that is mounted by subPath, no change would ever come.
+    mounts = {mount["name"]: mount for mount in nas["volumeMounts"]}
+    for name, path in (("tls", "/etc/httpnas/tls"), ("client-ca", "/etc/httpnas/client-ca")):
+        assert mounts[name] == {"name": name, "mountPath": path, "readOnly": True}
+    volumes = only(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    secrets = {volume["name"]: volume["secret"] for volume in volumes if "secret" in volume}
+    assert secrets == {
+        "tls": {"secretName": "http-nas-tls"},
+        "client-ca": {"secretName": "clients", "items": [{"key": "ca.crt", "path": "ca.crt"}]},
+    }
+    certificate = only(objects, "Certificate")["spec"]
+    assert certificate["secretName"] == "http-nas-tls"
+    assert certificate["issuerRef"] == {"name": "ours", "kind": "ClusterIssuer"}
+    service = "http-nas http-nas.ns http-nas.ns.svc http-nas.ns.svc.cluster.local"
+    assert certificate["dnsNames"] == [*service.split(), "nas.example"]
+    (endpoint,) = only(objects, "ServiceMonitor")["spec"]["endpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]) == (
+        "https",
+        {"serverName": "http-nas.ns.svc"},
+    )
+    assert only(objects, "Service")["spec"]["ports"][0]["name"] == "https"
+
+
+def test_without_tls_nothing_speaks_of_it(defaults: str) -> None:
+    objects = read(defaults)
+    assert not [name for name in environment(objects) if "TLS" in name]
+    assert {mount["name"] for mount in container(objects)["volumeMounts"]} == {"storage"}
+
+
 def test_pods_run_as_2000_and_write_nowhere_else(chart: Chart) -> None:
     for _, _, spec in pods(chart.objects()):
         assert spec["securityContext"] == {
@@ -664,6 +725,19 @@ def test_ingresses_take_paths_as_http_nas_does(chart: Chart) -> None:
             },
             "autoscaling needs targetCPUUtilizationPercentage or",
         ),
+        (
+            {"tls": {"certificate": {"enabled": True, "issuerRef": {"name": "ours"}}}},
+            "need tls.enabled=true",
+        ),
+        ({"tls": {"clientCASecretName": "clients"}}, "need tls.enabled=true"),
+        (
+            {"tls": {"enabled": True, "certificate": {"enabled": True}}},
+            "tls.certificate needs the name of an issuer",
+        ),
+        (
+            {"tls": {"enabled": True, "clientCASecretName": "clients"}},
+            "tls.clientCASecretName needs HTTPNAS_AUTH in extraEnv",
+        ),
     ],
 )
 def test_what_loses_data_or_makes_no_sense_is_refused_with_what_to_do(
@@ -674,6 +748,8 @@ def test_what_loses_data_or_makes_no_sense_is_refused_with_what_to_do(
 
 def test_every_variable_that_a_value_sets_must_be_set_by_that_value(chart: Chart) -> None:
     set_by_values = environment(chart.objects(MATRIX["options"][0]))
+    set_by_values |= environment(chart.objects(MATRIX["tls by cert-manager"][0]))
+    del set_by_values["HTTPNAS_AUTH"]
     for name in set_by_values:
         refusal = chart.refusal({"extraEnv": [{"name": name, "value": "1"}]})
         value = re.search(rf"extraEnv sets {name}: use the value (\w+)[\w.]* ", refusal)
@@ -709,6 +785,9 @@ def test_every_variable_that_a_value_sets_must_be_set_by_that_value(chart: Chart
         {"corsOrigins": "https://a.example"},
         {"corsOrigins": ["a.example"]},
         {"hosts": ["a b"]},
+        {"tls": {"secret": "nas-tls"}},
+        {"tls": {"secretName": "Nas_Tls"}},
+        {"tls": {"certificate": {"issuerRef": {"kind": "Authority"}}}},
         {"strategy": "RollingUpdate"},
         {"service": {"type": "ExternalName"}},
         {"service": {"port": 70000}},
@@ -737,13 +816,17 @@ def test_values_that_mean_nothing_are_refused(chart: Chart, values: Object) -> N
 # What comes with it.
 
 
-def take_tour(chart: Chart, daemon: Twistd, service: str, **env: str) -> tuple[int, str]:
+def take_tour(
+    chart: Chart, daemon: Twistd, service: str, values: Object | None = None, **env: str
+) -> tuple[int, str]:
     """Run what the pod of ``helm test`` runs; return its status and what it has said."""
-    (tour,) = only(chart.objects(), "Pod")["spec"]["containers"]
-    python, *options, script, _, _ = tour["command"]
+    (tour,) = only(chart.objects(values), "Pod")["spec"]["containers"]
+    at = tour["command"].index("-c") + 1
+    (python, *options), script = tour["command"][:at], tour["command"][at]
+    _, _, *scheme = tour["command"][at + 1 :]
     assert (python, options) == ("python3", ["-I", "-c"])
     run = subprocess.run(
-        [sys.executable, *options, script, service, str(daemon.port)],
+        [sys.executable, *options, script, service, str(daemon.port), *scheme],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -762,6 +845,15 @@ def test_the_tour_of_helm_test_ends_well_and_leaves_nothing(chart: Chart, tmp_pa
     assert [path.name for path in root.iterdir()] == [".httpnas"]
 
 
+def test_the_tour_of_helm_test_speaks_tls_where_the_daemon_does(
+    chart: Chart, tmp_path: Path
+) -> None:
+    secret = Secret(tmp_path / "secret", Authority().server())
+    with twistd(tmp_path / "root", "--durability=none", *secret.options) as daemon:
+        status, said = take_tour(chart, daemon, "localhost", MATRIX["tls"][0])
+    assert status == 0, said
+
+
 def test_the_tour_of_helm_test_fails_where_the_daemon_does(chart: Chart, tmp_path: Path) -> None:
     with twistd(tmp_path / "root", "--durability=none", "--max-upload=1") as daemon:
         status, said = take_tour(chart, daemon, "localhost")
@@ -774,7 +866,7 @@ def test_the_tour_of_helm_test_needs_no_dns(chart: Chart, tmp_path: Path) -> Non
     resolver = {"RES_OPTIONS": "attempts:1 timeout:1", "LOCALDOMAIN": "invalid"}
     with twistd(tmp_path / "root", "--durability=none", "--hosts=no-such-name") as daemon:
         status, said = take_tour(
-            chart, daemon, "no-such-name", NO_SUCH_NAME_SERVICE_HOST="127.0.0.1", **resolver
+            chart, daemon, "no-such-name", None, NO_SUCH_NAME_SERVICE_HOST="127.0.0.1", **resolver
         )
     assert status == 0, said
     assert "using its address, 127.0.0.1" in said
@@ -866,6 +958,7 @@ def test_a_package_holds_the_chart_and_nothing_else(chart: Chart, tmp_path: Path
         "NOTES.txt",
         "_helpers.tpl",
         "_refusals.tpl",
+        "certificate.yaml",
         "dashboard.yaml",
         "deployment.yaml",
         "hpa.yaml",

@@ -17,12 +17,19 @@ from __future__ import annotations
 
 import select
 from contextlib import suppress
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet import protocol
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    INegotiated,
+    IPushProducer,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
 from twisted.logger import Logger
@@ -85,6 +92,7 @@ class StreamingChannel(protocol.Protocol):
     :ivar client: the address of the client.
     :ivar has_place: whether it may be kept; else it is closed after one request.
     :ivar lends_socket: whether bytes go to the socket as they are, and not through TLS.
+    :ivar is_secure: whether they go through TLS.
     """
 
     _log = Logger()
@@ -115,6 +123,7 @@ class StreamingChannel(protocol.Protocol):
             self.transport.setTcpNoDelay(True)
         self.client = self.transport.getPeer()
         self.lends_socket = isinstance(self.transport, Connection)
+        self.is_secure = INegotiated.providedBy(self.transport)
         self.transport.bufferSize = READ
         self.transport.registerProducer(self, True)
         self.has_place = self.site.take_place()
@@ -139,6 +148,17 @@ class StreamingChannel(protocol.Protocol):
         if self._has_room:
             self._has_room = False
             self.site.give_back_room()
+
+    @cached_property
+    def certificate(self) -> bytes | None:
+        """The certificate of the client, in DER, once the first request has come.
+
+        TLS has verified it: clients are asked for one only to do that.
+        """
+        if not self.is_secure:
+            return None
+        shown = self.transport.getHandle().get_peer_certificate(as_cryptography=True)
+        return None if shown is None else bytes(shown.public_bytes(Encoding.DER))
 
     @property
     def is_last(self) -> bool:

@@ -83,6 +83,7 @@ class Connection(Protocol):
     persistent: bool
     client: Any
     lends_socket: bool
+    is_secure: bool
 
     @property
     def site(self) -> Site:
@@ -91,6 +92,10 @@ class Connection(Protocol):
     @property
     def network(self) -> IPushProducer:
         """What is paused to read no more from the client."""
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The certificate of the client, in DER, which has been verified."""
 
     @property
     def is_last(self) -> bool:
@@ -143,6 +148,7 @@ class StreamingRequest:
     :ivar first_byte: when its answer began, by the same clock; None before that.
     :ivar query: what stands behind the question mark of its target.
     :ivar client: the address it came from.
+    :ivar is_secure: whether it came through TLS.
     :ivar code: the status code of its answer.
     :ivar sentLength: bytes of the content of its answer that were sent, or wait for the socket.
     :ivar startedWriting: whether its answer has begun, and :attr:`finished`, whether it has ended.
@@ -168,6 +174,7 @@ class StreamingRequest:
         self.channel: Connection | None = channel
         self.site = channel.site
         self.client = channel.client
+        self.is_secure = channel.is_secure
         self.head = head
         self.method = head.method
         self.path, self.query = path_of(head.target), head.target.partition(b"?")[2]
@@ -400,6 +407,11 @@ class StreamingRequest:
         """Whether a sender may give the content to the socket itself."""
         is_framed = b"Content-Length" not in self._fields
         return self.channel is not None and self.channel.lends_socket and not is_framed
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The certificate of its client, in DER, which has been verified; None without one."""
+        return None if self.channel is None else self.channel.certificate
 
     def borrow(self) -> int | None:
         """Return the descriptor of the socket, None while earlier bytes wait for it."""

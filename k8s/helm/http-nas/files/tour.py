@@ -1,6 +1,6 @@
 """``helm test``: one file's way through the Service, with what the daemon's image has.
 
-Arguments: the name of the Service, and its port.
+Arguments: the name of the Service, its port, and ``https`` if it speaks that.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import ssl
 import sys
 import time
 import uuid
@@ -29,9 +30,18 @@ def address(service: str) -> str:
     return service
 
 
+def connect(host: str) -> http.client.HTTPConnection:
+    if "https" not in sys.argv:
+        return http.client.HTTPConnection(host, PORT, timeout=10)
+    # It is about the way to the daemon; what is known of its authority is known to clients.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, PORT, timeout=10, context=context)
+
+
 def ask(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Return the status and the body of what is answered."""
-    connection = http.client.HTTPConnection(address(SERVICE), PORT, timeout=10)
+    connection = connect(address(SERVICE))
     try:
         connection.request(method, path, body, {"Host": f"{SERVICE}:{PORT}"})
         answer = connection.getresponse()

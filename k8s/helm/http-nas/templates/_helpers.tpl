@@ -53,6 +53,24 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- default (include "http-nas.ownClaim" .) .Values.pvc.existingClaim }}
 {{- end }}
 
+{{- /* Also the name of the ports, from which meshes take what is spoken there. */ -}}
+{{- define "http-nas.scheme" -}}
+{{- .Values.tls.enabled | ternary "https" "http" }}
+{{- end }}
+
+{{- define "http-nas.tlsSecret" -}}
+{{- default (printf "%s-tls" (include "http-nas.fullname" .)) .Values.tls.secretName }}
+{{- end }}
+
+{{- define "http-nas.serviceNames" -}}
+{{- $name := include "http-nas.fullname" . }}
+{{- $names := list $name }}
+{{- range $domain := list "" ".svc" ".svc.cluster.local" }}
+{{- $names = append $names (print $name "." $.Release.Namespace $domain) }}
+{{- end }}
+{{- $names | join " " }}
+{{- end }}
+
 {{- /* How many pods there may be. */ -}}
 {{- define "http-nas.mostPods" -}}
 {{- .Values.autoscaling.enabled | ternary .Values.autoscaling.maxReplicas .Values.replicaCount }}
@@ -65,12 +83,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- /* Also what the chart itself makes known, and the address that Prometheus asks for. */ -}}
 {{- define "http-nas.hosts" -}}
-{{- $hosts := .Values.hosts }}
-{{- $name := include "http-nas.fullname" . }}
-{{- $hosts = append $hosts $name }}
-{{- range $domain := list "" ".svc" ".svc.cluster.local" }}
-{{- $hosts = append $hosts (print $name "." $.Release.Namespace $domain) }}
-{{- end }}
+{{- $hosts := concat .Values.hosts (include "http-nas.serviceNames" . | splitList " ") }}
 {{- if .Values.ingress.enabled }}
 {{- range .Values.ingress.hosts }}
 {{- if and .host (not (hasPrefix "*" .host)) }}

@@ -2,6 +2,7 @@
 {{- define "http-nas.refuse" -}}
 {{- include "http-nas.refuseReplicas" . }}
 {{- include "http-nas.refuseScaling" . }}
+{{- include "http-nas.refuseTls" . }}
 {{- include "http-nas.refuseEnv" . }}
 {{- end }}
 
@@ -42,6 +43,24 @@
 {{- end }}
 {{- end }}
 
+{{- define "http-nas.refuseTls" -}}
+{{- with .Values.tls }}
+{{- if and (or .certificate.enabled .clientCASecretName) (not .enabled) }}
+{{- fail "tls.certificate and tls.clientCASecretName need tls.enabled=true." }}
+{{- end }}
+{{- if and .certificate.enabled (not .certificate.issuerRef.name) }}
+{{- fail "tls.certificate needs the name of an issuer: tls.certificate.issuerRef.name." }}
+{{- end }}
+{{- $names := list }}
+{{- range $.Values.extraEnv }}
+{{- $names = append $names .name }}
+{{- end }}
+{{- if and .clientCASecretName (not (has "HTTPNAS_AUTH" $names)) }}
+{{- fail "tls.clientCASecretName needs HTTPNAS_AUTH in extraEnv, whose file says whom certificates are for." }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "http-nas.refuseEnv" -}}
 {{- $values := dict
   "STORAGE_PATH" "storagePath"
@@ -54,6 +73,9 @@
   "HTTPNAS_HEADROOM" "headroom"
   "HTTPNAS_CORS_ORIGINS" "corsOrigins"
   "HTTPNAS_HOSTS" "hosts"
+  "HTTPNAS_TLS_CERT" "tls.secretName"
+  "HTTPNAS_TLS_KEY" "tls.secretName"
+  "HTTPNAS_TLS_CLIENT_CA" "tls.clientCASecretName"
 }}
 {{- range $variable := .Values.extraEnv }}
 {{- with get $values $variable.name }}
