@@ -27,6 +27,7 @@ from httpnas.access import admission
 from httpnas.access.authentication import Authentication
 from httpnas.access.config import ConfigError
 from httpnas.endpoints import endpoint
+from httpnas.fields.clients import Clients
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Show, Tell, admit_all, show_all, tell_nobody
 from httpnas.files.trace import Trace
@@ -49,7 +50,7 @@ from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
-from httpnas.web.server.places import EXTRA, Places
+from httpnas.web.server.places import EXTRA, Places, Share
 from httpnas.web.server.site import StreamingSite
 from httpnas.workers import Inheritance, Workers, inheritance
 
@@ -136,6 +137,7 @@ def make_doors(
             metrics,
             options["headroom"],
             colleagues,
+            authentication,
         ),
         Pages(),
     ]
@@ -156,12 +158,16 @@ def make_site(
     :param places: room for connections and requests, None for any number.
     :param authentication: as of :class:`Router`.
     """
-    router = Router(options["cors-origins"], options["hosts"], authentication)
+    clients = Clients(options["proxies"])
+    router = Router(options["cors-origins"], options["hosts"], authentication, clients)
     for door in doors:
         door.mount(router)
     application = NasApplication(metrics, options["resource-policy"])
     places = places or Places(Budget(), Budget())
-    return StreamingSite(router.route, Request, reactor, limits, watchdog, application, places)
+    share = Share(options["connections-per-client"], clients)
+    return StreamingSite(
+        router.route, Request, reactor, limits, watchdog, application, places, share
+    )
 
 
 class Process(Service):

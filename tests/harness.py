@@ -53,6 +53,8 @@ DEFAULTS: dict[str, Any] = {
     "headroom": 0,
     "patience": 45,
     "max-upload": None,
+    "connections-per-client": 0,
+    "proxies": [],
 }
 
 

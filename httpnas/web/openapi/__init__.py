@@ -31,6 +31,7 @@ _ALWAYS = {
     414: "TargetTooLong",
     417: "NotExpected",
     421: "OtherHost",
+    429: "TooManyFailures",
     431: "HeadersTooLarge",
     500: "Failed",
     501: "NotImplemented",

@@ -202,6 +202,9 @@ RESPONSES: Json = {
     "OtherHost": _problem(
         _of(421), "The daemon does not answer to the name in `Host` (`--hosts`)."
     ),
+    "TooManyFailures": _problem(
+        _of(429), "Too many credentials from this address were wrong.", "RetryAfter"
+    ),
     "HeadersTooLarge": _problem(_of(431), "The headers have more than 100 lines or 16,384 bytes."),
     "Failed": _problem(_of(500), "The daemon or its storage failed; the log says how."),
     "NotImplemented": _problem(
