@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import FrameType
@@ -224,7 +224,13 @@ class Process(Service):
     def _cut_off(self) -> None:
         """End what still runs."""
 
-    def _say_that_it_runs(self, ports: Iterable[IListeningPort]) -> None:
+    def _say_that_it_runs(self, ports: Sequence[IListeningPort]) -> None:
+        if not self._options["auth"] and (open_to_others := _beyond_loopback(ports)):
+            self._log.warn(
+                "everybody who can connect to {addresses} may do everything: --auth says who may "
+                "do what (docs/security.md)",
+                addresses=", ".join(map(_address, open_to_others)),
+            )
         workers = self._options["workers"]
         self._log.info(
             "httpnas {version} serves {folder} at {addresses} (durability: {durability}{workers})",
@@ -472,6 +478,12 @@ def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
             return []
         names.append(f"[{host}]" if ":" in host else host)
     return [name.encode() for name in names]
+
+
+def _beyond_loopback(ports: Iterable[IListeningPort]) -> list[IListeningPort]:
+    """Return those of *ports* that other machines may reach."""
+    hosts = [(port, getattr(port.getHost(), "host", None)) for port in ports]
+    return [port for port, host in hosts if host and not ip_address(host).is_loopback]
 
 
 def _address(port: IListeningPort) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import requests
 
 from httpnas.access import passwords
@@ -89,3 +90,22 @@ def test_ten_thousand_guesses_cost_few_hashes_and_others_are_served(tmp_path: Pa
     assert 20 <= lines <= audit.AT_ONCE + 1 + passed / audit.EVERY
     assert "more refusals have no line" in log
     assert "secret" not in log
+
+
+@pytest.mark.parametrize("listen, warns", [("127.0.0.2", False), ("0.0.0.0", True)])
+def test_a_daemon_that_everybody_may_use_says_so(tmp_path: Path, listen: str, warns: bool) -> None:
+    with twistd(tmp_path / "root", f"--listen=tcp:0:interface={listen}") as daemon:
+        assert ("may do everything: --auth says" in daemon.log()) is warns
+        assert daemon.log().count("http://127.0.0.1") == 1, "what only this machine reaches is fine"
+
+
+def test_a_daemon_with_rules_does_not_warn(tmp_path: Path) -> None:
+    auth = files.write(tmp_path)
+    with twistd(tmp_path / "root", f"--auth={auth}", "--listen=tcp:0:interface=0.0.0.0") as daemon:
+        assert "may do everything" not in daemon.log()
+
+
+def test_the_workers_do_not_repeat_the_warning(tmp_path: Path) -> None:
+    with twistd(tmp_path / "root", "--workers=2", "--listen=tcp:0:interface=0.0.0.0") as daemon:
+        assert requests.get(daemon.url + "/file/", timeout=PATIENCE).status_code == 200
+        assert daemon.log().count("may do everything") == 1
