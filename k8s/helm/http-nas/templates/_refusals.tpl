@@ -3,6 +3,9 @@
 {{- include "http-nas.refuseReplicas" . }}
 {{- include "http-nas.refuseScaling" . }}
 {{- include "http-nas.refuseEnv" . }}
+{{- if and .Values.auth.clusterKeys (not .Values.auth.existingSecret) }}
+{{- fail "auth.clusterKeys needs auth.existingSecret, with a file that has an [[issuer]]." }}
+{{- end }}
 {{- end }}
 
 {{- define "http-nas.refuseReplicas" -}}
@@ -54,6 +57,9 @@
   "HTTPNAS_HEADROOM" "headroom"
   "HTTPNAS_CORS_ORIGINS" "corsOrigins"
   "HTTPNAS_HOSTS" "hosts"
+  "HTTPNAS_AUTH" "auth.existingSecret"
+  "HTTPNAS_CONNECTIONS_PER_CLIENT" "connectionsPerClient"
+  "HTTPNAS_PROXIES" "proxies"
 }}
 {{- range $variable := .Values.extraEnv }}
 {{- with get $values $variable.name }}
