@@ -46,6 +46,7 @@ from httpnas.web.doors.files import FilesDoor
 from httpnas.web.doors.links import LinksDoor
 from httpnas.web.doors.operations import Colleagues, Operations
 from httpnas.web.doors.pages import Pages
+from httpnas.web.doors.rights import RightsDoor
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Door, Router
@@ -129,6 +130,7 @@ def make_doors(
         FileDoor(files, watchdog, max_upload),
         FilesDoor(files, max_upload),
         LinksDoor(engine.admit, authentication),
+        RightsDoor(authentication),
         Operations(
             engine.disk,
             watchdog,

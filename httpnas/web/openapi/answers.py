@@ -146,6 +146,7 @@ RESPONSES: Json = {
     "PageNotModified": _answer(
         "The client has it already.", None, "PageETag", "NoCache", "Referrer"
     ),
+    "Rights": _answer("Who the client is, and what it may do.", json_of(schema_of("Rights"))),
     "Linked": _answer("The link, and when it expires.", json_of(schema_of("Link"))),
     # Refusals
     "BadRequest": _problem(
