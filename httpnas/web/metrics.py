@@ -232,6 +232,10 @@ class Metrics:
         """Count a line that the log does not have; from any thread."""
         self._lines_dropped.inc()
 
+    def refused(self, code: str) -> None:
+        """Count a refusal with the problem *code*."""
+        self._problem(code).inc()
+
     def request_ended(self, request: Request) -> None:
         """Count *request*, which has ended."""
         series = self._series_of(request)
@@ -244,7 +248,7 @@ class Metrics:
         if request.principal is not None:
             self._identified(request.principal.kind).inc()
         if request.problem is not None:
-            self._problem(request.problem).inc()
+            self.refused(request.problem)
 
     def _series_of(self, request: Request) -> _Series:
         what = (request.door, request.verb)
