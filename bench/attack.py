@@ -13,6 +13,7 @@ bounds.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import multiprocessing
@@ -29,6 +30,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import bcrypt
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -190,6 +193,21 @@ def idle_connections(address: Address) -> None:
     in_threads(300, keep)
 
 
+def wrong_passwords(address: Address) -> None:
+    """A7: 10,000 wrong passwords, all different, by 8 clients."""
+    guesses = 10_000 // 8
+
+    def guess(number: int) -> None:
+        with connect(address) as peer:
+            for turn in range(guesses):
+                credentials = base64.b64encode(b"alice:%d-%d" % (number, turn)).decode()
+                peer.sendall(ask("/file/small", "GET", f"Authorization: Basic {credentials}"))
+                peer.recv(1 << 16)
+
+    for number in range(8):
+        threading.Thread(target=guess, args=(number,), daemon=True).start()
+
+
 LOADS: dict[str, tuple[Callable[[Address], None], ...]] = {
     "A1": (tiny_chunks,),
     "A2": (pipelining,),
@@ -197,6 +215,7 @@ LOADS: dict[str, tuple[Callable[[Address], None], ...]] = {
     "A4": (unread_downloads, stalled_uploads),
     "A5": (idle_connections,),
     "A6": (deep_folders, digests),
+    "A7": (wrong_passwords,),
 }
 
 
@@ -312,6 +331,18 @@ def most_memory(daemon: Twistd) -> int:
     return int(line.split()[1]) << 10
 
 
+def write_rules(folder: Path) -> Path:
+    """Write a file of --auth by which everybody may do everything, and alice has a password."""
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(12)).decode()
+    (folder / "htpasswd").write_text(f"alice:{hashed}\n")
+    rules = folder / "auth.toml"
+    rules.write_text(
+        'passwords = "htpasswd"\n[[rule]]\nwho = ["anonymous"]\npath = "/"\n'
+        'allow = ["list", "read", "create", "replace"]\n'
+    )
+    return rules
+
+
 def prepare(root: Path) -> None:
     (root / "many").mkdir(parents=True)
     for number in range(ENTRIES):
@@ -368,7 +399,10 @@ def main(names: Sequence[str]) -> None:
             few = name == "A5"
             for load in loads if not names or name in names else ():
                 under = ["prlimit", "--nofile=256:256"] if few else []
-                with twistd(folder / "root", f"--memory={MEMORY}", under=under) as daemon:
+                options = [f"--memory={MEMORY}"]
+                if name == "A7":
+                    options.append(f"--auth={write_rules(folder)}")
+                with twistd(folder / "root", *options, under=under) as daemon:
                     wrong += run(daemon, load, few)
                     daemon.terminate()
                     daemon.wait()

@@ -13,6 +13,7 @@ from typing import ClassVar
 from twisted.python import usage
 
 from httpnas import __version__
+from httpnas.fields.clients import Network, network_of
 from httpnas.fields.origins import origin_of
 from httpnas.launch import check_pid_file, give_up, keep_umask
 
@@ -94,6 +95,19 @@ def _names(value: str) -> list[bytes]:
     if not value.isascii():
         raise ValueError(f"{value!r} is not ASCII")
     return [name.lower().encode() for name in value.split()]
+
+
+def _connections(value: str) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise ValueError(f"{value!r} is not a number of connections")
+    return int(value)
+
+
+def _proxies(value: str) -> list[Network]:
+    try:
+        return [network_of(text) for text in value.split()]
+    except ValueError as error:
+        raise ValueError(f"{error} (such as 10.1.2.3 or 10.1.0.0/16)") from None
 
 
 def _hosts(value: str) -> list[bytes]:
@@ -298,6 +312,24 @@ _OPTIONS = (
         "75",
         _positive_seconds,
         "Seconds for which a connection without a request is kept open.",
+    ),
+    _Option(
+        "connections-per-client",
+        None,
+        "HTTPNAS_CONNECTIONS_PER_CLIENT",
+        "0",
+        _connections,
+        "How many connections one address (of IPv6, a /64) may have; 0 for any number.",
+    ),
+    _Option(
+        "proxies",
+        None,
+        "HTTPNAS_PROXIES",
+        "",
+        _proxies,
+        "Addresses and networks that stand for many clients, separated by spaces: limits for each "
+        "client do not hold for them.",
+        without="none",
     ),
     _Option(
         "patience",

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import FrameType
@@ -28,6 +28,7 @@ from httpnas.access import admission
 from httpnas.access.authentication import Authentication
 from httpnas.access.config import ConfigError
 from httpnas.endpoints import endpoint
+from httpnas.fields.clients import Clients
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Show, Tell, admit_all, show_all, tell_nobody
 from httpnas.files.trace import Trace
@@ -47,11 +48,12 @@ from httpnas.web.doors.files import FilesDoor
 from httpnas.web.doors.links import LinksDoor
 from httpnas.web.doors.operations import Colleagues, Operations
 from httpnas.web.doors.pages import Pages
+from httpnas.web.doors.rights import RightsDoor
 from httpnas.web.metrics import Metrics
 from httpnas.web.request import Request
 from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
-from httpnas.web.server.places import EXTRA, Places
+from httpnas.web.server.places import EXTRA, Places, Share
 from httpnas.web.server.site import StreamingSite
 from httpnas.workers import Inheritance, Workers, inheritance
 
@@ -130,6 +132,7 @@ def make_doors(
         FileDoor(files, watchdog, max_upload),
         FilesDoor(files, max_upload),
         LinksDoor(engine.admit, authentication),
+        RightsDoor(authentication),
         Operations(
             engine.disk,
             watchdog,
@@ -138,6 +141,7 @@ def make_doors(
             metrics,
             options["headroom"],
             colleagues,
+            authentication,
         ),
         Pages(),
     ]
@@ -158,14 +162,22 @@ def make_site(
     :param places: room for connections and requests, None for any number.
     :param authentication: as of :class:`Router`.
     """
+    clients = Clients(options["proxies"])
     router = Router(
-        options["cors-origins"], options["hosts"], authentication, options["plain-redirect"]
+        options["cors-origins"],
+        options["hosts"],
+        authentication,
+        options["plain-redirect"],
+        clients,
     )
     for door in doors:
         door.mount(router)
     application = NasApplication(metrics, options["resource-policy"])
     places = places or Places(Budget(), Budget())
-    return StreamingSite(router.route, Request, reactor, limits, watchdog, application, places)
+    share = Share(options["connections-per-client"], clients)
+    return StreamingSite(
+        router.route, Request, reactor, limits, watchdog, application, places, share
+    )
 
 
 class Process(Service):
@@ -222,7 +234,13 @@ class Process(Service):
     def _cut_off(self) -> None:
         """End what still runs."""
 
-    def _say_that_it_runs(self, ports: Iterable[IListeningPort]) -> None:
+    def _say_that_it_runs(self, ports: Sequence[IListeningPort]) -> None:
+        if not self._options["auth"] and (open_to_others := _beyond_loopback(ports)):
+            self._log.warn(
+                "everybody who can connect to {addresses} may do everything: --auth says who may "
+                "do what (docs/security.md)",
+                addresses=", ".join(_address(port, False) for port in open_to_others),
+            )
         workers = self._options["workers"]
         secure = len(self._options["listen"]) if self._options["tls-cert"] else 0
         self._log.info(
@@ -486,6 +504,12 @@ def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
 def _places(options: Mapping[str, Any]) -> list[str]:
     """Return the descriptions of all endpoints, those for TLS first."""
     return [*options["listen"], *options["plain-listen"]]
+
+
+def _beyond_loopback(ports: Iterable[IListeningPort]) -> list[IListeningPort]:
+    """Return those of *ports* that other machines may reach."""
+    hosts = [(port, getattr(port.getHost(), "host", None)) for port in ports]
+    return [port for port, host in hosts if host and not ip_address(host).is_loopback]
 
 
 def _address(port: IListeningPort, is_secure: bool) -> str:

@@ -54,6 +54,8 @@ DEFAULTS: dict[str, Any] = {
     "patience": 45,
     "max-upload": None,
     "plain-redirect": None,
+    "connections-per-client": 0,
+    "proxies": [],
 }
 
 

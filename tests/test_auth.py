@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -103,6 +104,30 @@ def test_a_change_of_the_file_is_noticed(tmp_path: Path) -> None:
         wait_until(
             lambda: requests.get(url, timeout=PATIENCE).status_code == 200, "the change to count"
         )
+
+
+def mount(folder: Path, number: int, *tables: str) -> None:
+    """Show a Secret in *folder* as the kubelet does: all files change by one rename of a link."""
+    (folder / f"..{number}").mkdir()
+    files.write(folder / f"..{number}", *tables)
+    (folder / "..data_tmp").symlink_to(f"..{number}")
+    (folder / "..data_tmp").rename(folder / "..data")
+    for name in ("auth.toml", "htpasswd"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+
+
+def test_a_change_of_a_secret_is_noticed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    mount(secret, 1, rule("alice", "/", ["list"]))
+    with twistd(tmp_path / "root", f"--auth={secret}/auth.toml") as daemon:
+        url = daemon.url + "/file/"
+        assert requests.get(url, auth=ALICE, timeout=PATIENCE).status_code == 200
+        mount(secret, 2)
+        shutil.rmtree(secret / "..1")
+        wait_until(lambda: "was read again: 0 rules" in daemon.log(), "the Secret to be read again")
+        assert requests.get(url, auth=ALICE, timeout=PATIENCE).status_code == 403
 
 
 def test_who_asks_is_in_the_lines_for_people_too(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Tasks in pods of their own that share files through httpnas, with nothing but curl.
 
 Put it into the folder of DAGs. It needs the provider ``apache-airflow-providers-cncf-kubernetes``,
-and a daemon that the pods find at ``NAS``.
+and a daemon that the pods find at ``NAS``. Each pod says who it is by a token of its service
+account that is for this daemon alone. A daemon without ``--auth`` does not ask for it.
 
 Airflow runs a task again when it has failed, also when only the answer was lost. So that a second
 run does no harm
@@ -17,19 +18,38 @@ from datetime import datetime, timedelta
 
 from airflow import DAG
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from kubernetes.client import models as k8s
 
 NAS = "http://http-nas.nas.svc.cluster.local:3000"
 #: Has a shell with pipefail, curl, and the usual small tools.
 IMAGE = "curlimages/curl:8.11.1"
 PARTS = 4
 
+#: Where the pods have their token. The kubelet renews it, so each request reads it anew.
+TOKEN = "/var/run/secrets/httpnas/token"
+token_volume = k8s.V1Volume(
+    name="httpnas",
+    projected=k8s.V1ProjectedVolumeSource(
+        sources=[
+            k8s.V1VolumeProjection(
+                service_account_token=k8s.V1ServiceAccountTokenProjection(
+                    audience="httpnas", path="token"
+                )
+            )
+        ]
+    ),
+)
+token_mount = k8s.V1VolumeMount(
+    name="httpnas", mount_path="/var/run/secrets/httpnas", read_only=True
+)
+
 #: What each script begins with. A daemon that is being replaced says 503 with Retry-After: then
 #: curl waits and asks again. Never so with a pipe at either end, as what went through it is gone:
 #: there the task fails, and Airflow runs it again.
 PRELUDE = """
 folder="$NAS/file/airflow/{{ run_id }}"
-ask() { curl -sSf --retry 5 --retry-connrefused "$@"; }
-stream() { curl -sSf "$@"; }
+stream() { curl -sSf -H "Authorization: Bearer $(cat "$TOKEN")" "$@"; }
+ask() { stream --retry 5 --retry-connrefused "$@"; }
 cd "$(mktemp -d)"
 """
 
@@ -42,7 +62,9 @@ def task(task_id: str, script: str) -> KubernetesPodOperator:
         image=IMAGE,
         cmds=["sh", "-euo", "pipefail", "-c"],
         arguments=[PRELUDE + script],
-        env_vars={"NAS": NAS},
+        env_vars={"NAS": NAS, "TOKEN": TOKEN},
+        volumes=[token_volume],
+        volume_mounts=[token_mount],
     )
 
 

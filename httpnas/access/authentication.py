@@ -16,11 +16,18 @@ from twisted.python.threadpool import ThreadPool
 from httpnas.access.admission import Subject
 from httpnas.access.certificates import BadCertificate, ClientCertificates
 from httpnas.access.config import ConfigError, load
-from httpnas.access.errors import IssuerAway, LinkRefused, MissingRight, Unauthenticated
+from httpnas.access.errors import (
+    IssuerAway,
+    LinkRefused,
+    MissingRight,
+    TooManyFailures,
+    Unauthenticated,
+)
 from httpnas.access.jwks import FetchedKeys
 from httpnas.access.jwts import BadToken, Issuer, Keys, Source, UnknownKey, issuer_of
 from httpnas.access.links import Grant, sign, verify
-from httpnas.access.passwords import Passwords, credentials_of
+from httpnas.access.pace import Pace
+from httpnas.access.passwords import AT_ONCE, EVERY, Passwords, credentials_of
 from httpnas.access.policy import Policy, Stamp, stamp_at
 from httpnas.access.rules import Right
 from httpnas.access.tokens import digest_of
@@ -44,6 +51,7 @@ class Authentication:
     :param reactor: tells the time.
     :param path: of the file that configures all of it.
     :raises ConfigError: when that cannot be used.
+    :ivar passwords: checks passwords.
     """
 
     _log = Logger()
@@ -52,7 +60,8 @@ class Authentication:
         self.policy = load(path)
         self._reactor = reactor
         self._path = path
-        self._passwords = Passwords(reactor)
+        self.passwords = Passwords(reactor)
+        self._bad_tokens = Pace(AT_ONCE, EVERY)
         self._disk = ThreadPool(0, 1, name="httpnas-auth")
         self._loading = DeferredLock()
         self._fetched: dict[Source, FetchedKeys] = {}
@@ -67,7 +76,7 @@ class Authentication:
 
     def start(self) -> None:
         """Begin to check passwords, and to look whether files change."""
-        self._passwords.start()
+        self.passwords.start()
         self._disk.start()
         self._fetch_for(self.policy)
         self._looking.start(LOOKS, now=False)
@@ -77,7 +86,7 @@ class Authentication:
         self._looking.stop()
         for fetched in self._fetched.values():
             fetched.stop()
-        self._passwords.stop()
+        self.passwords.stop()
         self._disk.stop()
 
     def _look(self) -> Deferred[None]:
@@ -149,6 +158,7 @@ class Authentication:
         authorization: Sequence[bytes] = (),
         link: bytes | None = None,
         certificate: bytes | None = None,
+        client: bytes | None = None,
     ) -> Subject:
         """Return who sent a request.
 
@@ -157,9 +167,12 @@ class Authentication:
         :param link: of its query.
         :param certificate: of the client, in DER, as TLS has verified it. It counts when there is
             nothing else, which would have been added for this one request.
+        :param client: by what the failures of its client are counted, None when they are not.
         :raises Unauthenticated: when they are wrong. Without any, who asks is anonymous.
         :raises LinkRefused: when the link does not count.
         :raises TooManyPasswords: when too many wait.
+        :raises TooManyFailures: when the client has failed too often. What cannot be guessed is
+            looked at nevertheless: a token that is right always counts.
         :raises IssuerAway: when the keys for a token have never come.
         """
         policy = self.policy
@@ -174,17 +187,22 @@ class Authentication:
         scheme, _, presented = authorization[0].partition(b" ")
         presented = presented.strip(b" ")
         if scheme.lower() == b"basic" and policy.hashes:
-            return await self._by_password(policy, presented)
+            return await self._by_password(policy, presented, client)
         if scheme.lower() == b"bearer":
-            return await self._by_token(policy, presented)
+            try:
+                return await self._by_token(policy, presented)
+            except Unauthenticated:
+                if client and (wait := self._bad_tokens.take(client, self._reactor.seconds())):
+                    raise TooManyFailures(wait) from None
+                raise
         raise Unauthenticated("This scheme of Authorization does not work here.", policy.challenges)
 
-    async def _by_password(self, policy: Policy, presented: bytes) -> Subject:
+    async def _by_password(self, policy: Policy, presented: bytes, client: bytes | None) -> Subject:
         credentials = credentials_of(presented)
         if credentials is None:
             raise Unauthenticated("The credentials of Basic cannot be read.", policy.challenges)
         user, password = credentials
-        checked = self._passwords.check(policy.hashes, user, password)
+        checked = self.passwords.check(policy.hashes, user, password, client)
         if not (checked if isinstance(checked, bool) else await checked):
             raise Unauthenticated("The user or the password is wrong.", policy.challenges)
         return policy.known(user, "password")

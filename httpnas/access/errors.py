@@ -40,3 +40,14 @@ class IssuerAway(Exception):
 
 class TooManyPasswords(Exception):
     """More passwords wait to be checked than may wait."""
+
+
+class TooManyFailures(Exception):
+    """A client has failed so often that what it presents now is not looked at.
+
+    :param seconds: after which it may try again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("Too many attempts from this address have failed.")
+        self.seconds = seconds

@@ -21,12 +21,15 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from httpnas.access.errors import TooManyPasswords
+from httpnas.access.errors import TooManyFailures, TooManyPasswords
+from httpnas.access.pace import Pace
 
 #: Passwords that are hashed at the same time, and that may wait for that.
 THREADS, WAITING = 2, 64
 #: Seconds for which a password that was right is remembered, and how many are.
 REMEMBERED, MOST = 300.0, 1024
+#: Wrong passwords that a client may try at once, and seconds between further ones.
+AT_ONCE, EVERY = 20, 15.0
 #: The most that a hash may cost: a hash of the file must not hold up a thread, or take the memory.
 _MOST_ROUNDS, _MOST_KIB, _MOST_PASSES, _MOST_LANES = 14, 64 << 10, 10, 16
 _USER = re.compile(r"[^:/@\s\x00-\x1f\x7f]{1,255}\Z")
@@ -114,6 +117,7 @@ class Passwords:
     """Checks passwords.
 
     :param reactor: tells the time, and delivers results.
+    :ivar hashed: how many hashes have been made.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -123,6 +127,8 @@ class Passwords:
         #: Until when each is remembered, by what stands for it; the oldest first.
         self._right: dict[bytes, float] = {}
         self._asking: dict[bytes, list[Deferred[bool]]] = {}
+        self._wrong = Pace(AT_ONCE, EVERY)
+        self.hashed = 0
 
     def start(self) -> None:
         """Begin to check."""
@@ -132,13 +138,23 @@ class Passwords:
         """Wait for the hashes that are being made."""
         self._pool.stop()
 
-    def check(self, hashes: Mapping[str, str], user: str, password: bytes) -> Deferred[bool] | bool:
+    @property
+    def waiting(self) -> int:
+        """How many passwords wait for a hash, or are being hashed."""
+        return len(self._asking)
+
+    def check(
+        self, hashes: Mapping[str, str], user: str, password: bytes, client: bytes | None = None
+    ) -> Deferred[bool] | bool:
         """Tell whether *password* is that of *user*; at once when it was right of late.
 
-        It takes as long for a user that there is not.
+        It takes as long for a user that there is not. A hash counts as wrong until it is known to
+        be right, so that a client gains nothing by trying many at the same time.
 
         :param hashes: as of :func:`read_passwords`.
+        :param client: who asks, None when that is not counted.
         :raises TooManyPasswords: when :data:`WAITING` others wait.
+        :raises TooManyFailures: when the client has had too many that were wrong.
         """
         kept = hashes.get(user) or next(iter(hashes.values()))
         # With the hash in it, so that a password that was changed is not remembered.
@@ -153,13 +169,20 @@ class Passwords:
             return asking
         if len(self._asking) >= WAITING + THREADS:
             raise TooManyPasswords
+        if key in self._right:  # it was right, some time ago: so this is no guess
+            client = None
+        if client is not None and (wait := self._wrong.take(client, self._reactor.seconds())):
+            raise TooManyFailures(wait)
+        self.hashed += 1
         self._asking[key] = [asking]
         check: Callable[[], bool] = lambda: is_right(kept, password) and user in hashes  # noqa: E731
-        deferToThreadPool(self._reactor, self._pool, check).addBoth(self._checked, key)
+        deferToThreadPool(self._reactor, self._pool, check).addBoth(self._checked, key, client)
         return asking
 
-    def _checked(self, result: bool | Failure, key: bytes) -> None:
+    def _checked(self, result: bool | Failure, key: bytes, client: bytes | None) -> None:
         if result is True:
+            if client is not None:
+                self._wrong.give_back(client)
             self._right.pop(key, None)
             self._right[key] = self._reactor.seconds() + REMEMBERED
             if len(self._right) > MOST:

@@ -37,6 +37,7 @@ def answer_json(request: Request, members: object, status: int = 200) -> None:
 
 def answer_problem(request: Request, problem: Problem) -> None:
     """Answer *request* with *problem*'s document, or cut it off when its answer has begun."""
+    request.problem = problem.kind.code
     request.refuse(
         problem.status,
         PROBLEM,

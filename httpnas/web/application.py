@@ -33,7 +33,9 @@ class NasApplication:
 
     def refusal(self, status: int, detail: str, identity: str) -> tuple[bytes, bytes]:
         """Return the media type and the content of a problem document."""
-        return PROBLEM, document(Problem(Kind.of_status(status), detail), identity)
+        kind = Kind.of_status(status)
+        self._metrics.refused(kind.code)
+        return PROBLEM, document(Problem(kind, detail), identity)
 
     def request_ended(self, request: Request) -> None:
         """Log and count *request*."""

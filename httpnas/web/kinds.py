@@ -277,6 +277,13 @@ class Kind(Enum):
         "The `Idempotency-Key` is that of an append with another body; nothing was appended.",
         "Give each append a key of its own, and repeat it with the same body.",
     )
+    TOO_MANY_FAILURES = (
+        "too-many-failures",
+        429,
+        "The address of the client has presented too many wrong passwords or tokens.",
+        "Correct the credentials, and try again after `Retry-After` seconds. Tokens, and passwords "
+        "that were right of late, work meanwhile.",
+    )
     HEADERS_TOO_LARGE = (
         "headers-too-large",
         431,
@@ -336,6 +343,12 @@ class Kind(Enum):
         503,
         "The server is not ready for requests; `reasons` says why.",
         "Send requests to another replica, or wait.",
+    )
+    TOO_MANY_CONNECTIONS = (
+        "too-many-connections",
+        503,
+        "The address of the client has as many connections as the operator allows.",
+        "Close some, or use them again, and try again after `Retry-After` seconds.",
     )
     TOO_MANY_PASSWORDS = (
         "too-many-passwords",

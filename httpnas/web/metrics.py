@@ -24,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from httpnas.access.passwords import Passwords
 from httpnas.files.trace import VERBS, Trace
 from httpnas.storage.namespace import Step
 from httpnas.storage.volume import Space
@@ -45,6 +46,7 @@ _JOIN: Mapping[str, Callable[[Iterable[float]], float]] = {
     "httpnas_transfers_running": sum,
     "httpnas_disk_calls_running": sum,
     "httpnas_disk_calls_queued": sum,
+    "httpnas_passwords_waiting": sum,
     "process_virtual_memory_bytes": sum,
     "process_resident_memory_bytes": sum,
     "process_open_fds": sum,
@@ -137,6 +139,20 @@ class Metrics:
             registry=registry,
         )
         self._identified = cache(self._identities.labels)
+        self._problems = Counter(
+            "httpnas_problems",
+            "Requests that were refused, by the code of the problem.",
+            ("code",),
+            registry=registry,
+        )
+        self._problem = cache(self._problems.labels)
+        self._passwords_waiting = Gauge(
+            "httpnas_passwords_waiting", "Passwords that are being checked.", registry=registry
+        )
+        self._passwords_hashed = Counter(
+            "httpnas_passwords_hashed", "Hashes that were made of passwords.", registry=registry
+        )
+        self._hashed_before = 0
 
     def _of_work(self) -> None:
         registry = self._registry
@@ -216,6 +232,10 @@ class Metrics:
         """Count a line that the log does not have; from any thread."""
         self._lines_dropped.inc()
 
+    def refused(self, code: str) -> None:
+        """Count a refusal with the problem *code*."""
+        self._problem(code).inc()
+
     def request_ended(self, request: Request) -> None:
         """Count *request*, which has ended."""
         series = self._series_of(request)
@@ -227,6 +247,8 @@ class Metrics:
         series.requests(status).inc()
         if request.principal is not None:
             self._identified(request.principal.kind).inc()
+        if request.problem is not None:
+            self.refused(request.problem)
 
     def _series_of(self, request: Request) -> _Series:
         what = (request.door, request.verb)
@@ -270,6 +292,12 @@ class Metrics:
         self._faults_seen = disk.faults.copy()
         if space is not None:
             self._sample_space(space)
+
+    def sample_passwords(self, passwords: Passwords) -> None:
+        """Note how many *passwords* wait, and how many hashes were made since the last time."""
+        self._passwords_waiting.set(passwords.waiting)
+        self._passwords_hashed.inc(passwords.hashed - self._hashed_before)
+        self._hashed_before = passwords.hashed
 
     def _sample_space(self, space: Space) -> None:
         self._size.set(space.size)

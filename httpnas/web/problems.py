@@ -6,6 +6,7 @@ The detail of a problem tells the client what to do. What happened inside the se
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from httpnas.access.errors import (
     IssuerAway,
     LinkRefused,
     MissingRight,
+    TooManyFailures,
     TooManyPasswords,
     Unauthenticated,
 )
@@ -51,9 +53,9 @@ class Problem(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def busy(kind: Kind, detail: str) -> Problem:
-    """Return the refusal, with status 503, of a request that may succeed a little later."""
-    return Problem(kind, detail, Retry_After=str(RETRY_AFTER))
+def busy(kind: Kind, detail: str, seconds: float = RETRY_AFTER) -> Problem:
+    """Return the refusal of a request that may succeed *seconds* later."""
+    return Problem(kind, detail, Retry_After=str(math.ceil(seconds)))
 
 
 #: The first class that fits decides, so special ones come before general ones.
@@ -70,6 +72,7 @@ _TABLE: tuple[tuple[type[Exception], Kind, str], ...] = (
         Kind.ISSUER_AWAY,
         "The keys of the issuer of this token could not be fetched. Try again soon.",
     ),
+    (TooManyFailures, Kind.TOO_MANY_FAILURES, "{error}"),
     (
         TooManyPasswords,
         Kind.TOO_MANY_PASSWORDS,
@@ -171,7 +174,9 @@ def problem_of(error: BaseException) -> Problem | None:
     for cause, kind, detail in _TABLE:
         if isinstance(error, cause):
             shown = detail.format(error=error)
-            return busy(kind, shown) if kind.status == 503 else Problem(kind, shown)
+            later = kind.status in (429, 503)
+            seconds = getattr(error, "seconds", RETRY_AFTER)
+            return busy(kind, shown, seconds) if later else Problem(kind, shown)
     return None
 
 

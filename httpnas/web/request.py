@@ -24,6 +24,7 @@ class Request(StreamingRequest):
     :ivar name: what it is about, once the door has found that out.
     :ivar principal: who has sent it, None when nobody is asked who he is.
     :ivar counted: bytes in and out that the metrics have counted.
+    :ivar problem: the code of the problem that it is answered with, None for none.
     :ivar problem_members: what a problem document that answers it has besides the usual members
         (RFC 9457 section 3.2).
     :ivar sending: fires when a long answer has been given to the client; None if there is none.
@@ -32,6 +33,7 @@ class Request(StreamingRequest):
     door = verb = "none"
     name: bytes | None = None
     principal: Principal | None = None
+    problem: str | None = None
     sending: Deferred[None] | None = None
     counted = (0, 0)
 

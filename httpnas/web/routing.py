@@ -18,11 +18,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
 from httpnas.access.authentication import Authentication
-from httpnas.access.errors import LinkRefused, MissingRight, Unauthenticated
+from httpnas.access.errors import MissingRight
+from httpnas.fields.clients import Clients
 from httpnas.fields.origins import host_of, is_at, origin_of
 from httpnas.transfer.sender import ConsumerGone
-from httpnas.web.access_log import name_of
 from httpnas.web.answers import answer, answer_problem
+from httpnas.web.audit import Audit, Refusal
 from httpnas.web.problems import Kind, Problem, busy, problem_of
 from httpnas.web.query import link_of
 from httpnas.web.request import Request
@@ -75,6 +76,7 @@ class Router:
         rebinding) still asks for its own.
     :param authentication: finds out who asks, None when that makes no difference.
     :param https_port: where clients find TLS that have come without it; None to serve them there.
+    :param clients: tells which requests come from one client.
     """
 
     def __init__(
@@ -83,11 +85,14 @@ class Router:
         hosts: Collection[bytes] = (),
         authentication: Authentication | None = None,
         https_port: int | None = None,
+        clients: Clients | None = None,
     ) -> None:
         self._origins = frozenset(origins)
         self._hosts = hosts
         self._authentication = authentication
         self._https_port = https_port
+        self._clients = clients or Clients()
+        self._audit = Audit()
         self._app = Klein()
         self._app.url_map.converters["rest"] = _Rest
         self._app.url_map.merge_slashes = False
@@ -101,9 +106,9 @@ class Router:
             endpoint = self._endpoint(request.method.decode(), self._shape(request.path.decode()))
             handled: Any = self._app.execute_endpoint(endpoint, cast(Any, request))
         except Exception:
-            _failed(request, Failure())
+            self._failed(request, Failure())
         else:
-            handled.addErrback(lambda failure: _failed(request, failure))
+            handled.addErrback(lambda failure: self._failed(request, failure))
 
     def _match(self, method: str, path: str) -> str:
         endpoint: str = self._adapter.match(path, method)[0]
@@ -162,12 +167,9 @@ class Router:
                 )
             if request.site.backend.away and door not in _TO_THE_END:
                 raise busy(Kind.STORAGE_AWAY, "The storage does not answer. Try again soon.")
-            if not request.has_room and door != "operations":
-                raise busy(
-                    Kind.OUT_OF_DESCRIPTORS, "The server is at its limit of requests. Try again."
-                )
-            authentication = None if any_host else self._authentication
-            return request.handle(_to_its_end(handler, request, authentication))
+            if door != "operations":
+                _admit_load(request)
+            return request.handle(self._to_its_end(handler, request, any_host))
 
         endpoint.__name__ = f"{handler.__qualname__} {rule}"
         self._app.route(rule, methods=methods, strict_slashes=False)(endpoint)
@@ -195,21 +197,39 @@ class Router:
         elif request.method not in _SAFE and _is_cross_site(request, origin):
             raise Problem(Kind.CROSS_SITE, "A page of another site may not change anything here.")
 
+    async def _to_its_end(self, handler: Handler, request: Request, any_host: bool) -> None:
+        if self._authentication is not None and not any_host:
+            link = link_of(request.query)
+            if link is not None:
+                request.setHeader(b"Referrer-Policy", b"no-referrer")  # the query is a credential
+            request.principal = await self._authentication.identify(
+                request.method,
+                request.field_lines(b"Authorization"),
+                link,
+                request.certificate,
+                self._clients.of(request.client_address),
+            )
+        await handler(request)
+        if request.sending is not None:
+            await request.sending
+            request.finish()
 
-async def _to_its_end(
-    handler: Handler, request: Request, authentication: Authentication | None
-) -> None:
-    if authentication is not None:
-        link = link_of(request.query)
-        if link is not None:
-            request.setHeader(b"Referrer-Policy", b"no-referrer")  # the query is a credential
-        request.principal = await authentication.identify(
-            request.method, request.field_lines(b"Authorization"), link, request.certificate
-        )
-    await handler(request)
-    if request.sending is not None:
-        await request.sending
-        request.finish()
+    def _failed(self, request: Request, failure: Failure) -> None:
+        error = failure.value
+        assert error is not None
+        if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
+            return
+        if isinstance(error, Refusal):
+            self._audit.refused(request, error, self._clients.of(request.client_address))
+        if isinstance(error, MissingRight):
+            request.problem_members["rights"] = error.rights
+        problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
+        if problem is None or problem.status == 500:
+            _log.failure("request {id} failed", failure, id=request.id)
+            problem = problem or Problem(
+                Kind.SERVER_FAILED, "The server failed to answer; its log says why."
+            )
+        answer_problem(request, problem)
 
 
 async def _redirect(request: Request, port: int) -> None:
@@ -221,6 +241,16 @@ async def _redirect(request: Request, port: int) -> None:
     query = b"?" + request.query if request.query else b""
     request.setHeader(b"Location", b"https://" + at + request.path + query)
     answer(request, b"", 308)
+
+
+def _admit_load(request: Request) -> None:
+    if not request.has_share:
+        raise busy(
+            Kind.TOO_MANY_CONNECTIONS,
+            "Your address has as many connections as one may have. Try again.",
+        )
+    if not request.has_room:
+        raise busy(Kind.OUT_OF_DESCRIPTORS, "The server is at its limit of requests. Try again.")
 
 
 def _share(request: Request, origin: bytes) -> None:
@@ -240,37 +270,6 @@ def _is_cross_site(request: Request, origin: bytes | None) -> bool:
     if site is not None:  # it holds even behind a proxy that rewrites Host
         return site in (b"cross-site", b"same-site")
     return origin is not None and not is_at(origin, request.getHeader(b"Host") or b"")
-
-
-def _failed(request: Request, failure: Failure) -> None:
-    error = failure.value
-    assert error is not None
-    if isinstance(error, BodyCutShort | ConsumerGone | CancelledError):
-        return
-    if isinstance(error, Unauthenticated | MissingRight | LinkRefused):
-        _audit(request, error)
-    problem = _of_routing(error) if isinstance(error, HTTPException) else problem_of(error)
-    if problem is None or problem.status == 500:
-        _log.failure("request {id} failed", failure, id=request.id)
-        problem = problem or Problem(
-            Kind.SERVER_FAILED, "The server failed to answer; its log says why."
-        )
-    answer_problem(request, problem)
-
-
-def _audit(request: Request, error: Unauthenticated | MissingRight | LinkRefused) -> None:
-    """Log that *request* was refused because of who sent it, without anything that is secret."""
-    if isinstance(error, MissingRight):
-        request.problem_members["rights"] = error.rights
-    _log.warn(
-        "audit: request {id} of {client} as {who} was refused ({verb} {name}): {error}",
-        id=request.id,
-        client=request.client_address,
-        who=request.principal.name if request.principal else "nobody known",
-        verb=request.verb,
-        name=name_of(request),
-        error=error,
-    )
 
 
 def _of_routing(error: HTTPException) -> Problem:

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
 from httpnas.access import passwords
-from httpnas.access.errors import TooManyPasswords
+from httpnas.access.errors import TooManyFailures, TooManyPasswords
 from httpnas.access.passwords import Passwords, credentials_of, is_right
 from tests.access.files import HASHED
 
@@ -136,6 +136,69 @@ async def test_so_many_wait_and_no_more(
         checker.check(USERS, "alice", b"one more")
     await gatherResults([each for each in waiting if isinstance(each, Deferred)])
     assert not await check(checker, "alice", b"one more")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_whose_passwords_are_wrong_is_slowed_down_and_others_are_not(
+    checker: Passwords, time: Time, hashed: list[bytes]
+) -> None:
+    async def guess(client: bytes | None, password: bytes = b"wrong") -> bool:
+        checked = checker.check(USERS, "alice", password, client)
+        return await checked if isinstance(checked, Deferred) else checked
+
+    for number in range(passwords.AT_ONCE):
+        assert not await guess(b"a", b"%d" % number)
+    for _ in range(3):
+        with pytest.raises(TooManyFailures) as refused:
+            await guess(b"a", b"secret")
+    assert refused.value.seconds == passwords.EVERY
+    assert len(hashed) == passwords.AT_ONCE
+    assert await guess(b"b", b"secret"), "others are not slowed down"
+    assert await guess(b"a", b"secret"), "what is known to be right is not refused"
+    with pytest.raises(TooManyFailures):
+        await guess(b"a")
+    assert not await guess(None), "who is not counted is not slowed down"
+    time.now = passwords.EVERY
+    assert not await guess(b"a")
+    with pytest.raises(TooManyFailures):
+        await guess(b"a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_known_is_not_locked_out_by_others_at_his_address(
+    checker: Passwords, time: Time, hashed: list[bytes]
+) -> None:
+    assert await check(checker, "alice", b"secret")
+    time.now = 10 * passwords.REMEMBERED
+    for number in range(passwords.AT_ONCE):
+        checked = checker.check(USERS, "alice", b"%d" % number, b"a")
+        assert isinstance(checked, Deferred) and not await checked
+    with pytest.raises(TooManyFailures):
+        checker.check(USERS, "alice", b"wrong", b"a")
+    again = checker.check(USERS, "alice", b"secret", b"a")
+    assert isinstance(again, Deferred) and await again, "it is hashed again, and does not count"
+    with pytest.raises(TooManyFailures):
+        checker.check(USERS, "alice", b"wrong", b"a")
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_gains_nothing_by_guessing_at_the_same_time(
+    checker: Passwords,
+) -> None:
+    asked = [
+        checker.check(USERS, "alice", b"%d" % number, b"a") for number in range(passwords.AT_ONCE)
+    ]
+    with pytest.raises(TooManyFailures):
+        checker.check(USERS, "alice", b"one more", b"a")
+    await gatherResults([each for each in asked if isinstance(each, Deferred)])
+
+
+@pytest_twisted.ensureDeferred
+async def test_passwords_that_are_right_do_not_count(checker: Passwords, time: Time) -> None:
+    for _ in range(3 * passwords.AT_ONCE):
+        checked = checker.check(USERS, "alice", b"secret", b"a")
+        assert isinstance(checked, Deferred) and await checked
+        checker._right.clear()
 
 
 @pytest_twisted.ensureDeferred

@@ -168,7 +168,12 @@ def _monitor_shape(item: Object) -> Iterator[str]:
         shape = {"port": str, "path": str, "interval": str}
         if endpoint.get("scheme") == "https":
             shape |= {"scheme": str, "tlsConfig": dict}
-        if not _has_shape(endpoint, shape):
+        token = endpoint.get("authorization", {"credentials": {"name": "", "key": ""}})
+        if not _has_shape(token, {"credentials": dict}) or not _has_shape(
+            token["credentials"], {"name": str, "key": str}
+        ):
+            yield f"{title(item)}: {token} does not name a token"
+        if not _has_shape({k: v for k, v in endpoint.items() if k != "authorization"}, shape):
             yield f"{title(item)}: expected {shape}, not {endpoint}"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.access import files
 from tests.deploy.peers import served
 from tests.harness import twistd
 
@@ -30,6 +31,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "airflow" / "shared_files.py"
 RUN = "manual__2026-01-01T00:00:00+00:00"
 #: Of KubernetesPodOperator's parameters, those of which the stand-in knows what they mean.
 PARAMETERS = {"task_id", "name", "image", "cmds", "arguments", "env_vars"}
+PARAMETERS |= {"volumes", "volume_mounts"}
 
 
 class Operator:
@@ -54,6 +56,15 @@ class Operator:
         return self
 
 
+class Models(ModuleType):
+    """Stands in for ``kubernetes.client.models``: keeps what an object was given."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("V1"):
+            raise AttributeError(name)
+        return lambda **given: given
+
+
 class Dag:
     def __init__(self, dag_id: str, **_: Any) -> None:
         assert re.fullmatch(r"[\w.-]+", dag_id)
@@ -74,6 +85,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Operator]:
     modules = {name: ModuleType(name) for name in names}
     modules["airflow"].DAG = Dag  # type: ignore[attr-defined]
     modules[names[-1]].KubernetesPodOperator = Operator  # type: ignore[attr-defined]
+    modules["kubernetes"] = ModuleType("kubernetes")
+    client = modules["kubernetes.client"] = ModuleType("kubernetes.client")
+    client.models = Models("models")  # type: ignore[attr-defined]
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(Operator, "made", [], raising=False)
@@ -88,10 +102,13 @@ def start(task: Operator, nas: str, tmp_path: Path) -> subprocess.Popen[str]:
     (script,) = task.given["arguments"]
     script = re.sub(r"{{ *run_id *}}", RUN, script)
     assert "{{" not in script
-    assert set(task.given["env_vars"]) == {"NAS"}
+    assert set(task.given["env_vars"]) == {"NAS", "TOKEN"}
+    token = tmp_path / "token"
+    if not token.exists():
+        token.write_text("")
     return subprocess.Popen(
         ["bash", *options, script],
-        env={**os.environ, "NAS": nas, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "NAS": nas, "TOKEN": str(token), "TMPDIR": str(tmp_path)},
         cwd="/",
         text=True,
         stdout=subprocess.PIPE,
@@ -136,6 +153,35 @@ def test_the_tasks_share_their_files(tasks: list[Operator], tmp_path: Path) -> N
     assert sorted(landed) == sorted(pieces.values())
     summary = (folder / "complete/summary.txt").read_text()
     assert summary == f"{len(numbers)} {sum(numbers)}\n"
+
+
+def test_a_pod_s_token_is_for_the_daemon_alone_and_is_read_where_it_is_mounted(
+    tasks: list[Operator],
+) -> None:
+    for task in tasks:
+        (volume,), (mount,) = task.given["volumes"], task.given["volume_mounts"]
+        (source,) = volume["projected"]["sources"]
+        token = source["service_account_token"]
+        assert token["audience"] == "httpnas"
+        assert mount["name"] == volume["name"]
+        assert f"{mount['mount_path']}/{token['path']}" == task.given["env_vars"]["TOKEN"]
+
+
+def test_the_tasks_show_the_token_that_is_there_at_each_request(
+    tasks: list[Operator], tmp_path: Path
+) -> None:
+    rights = ["list", "read", "create", "append", "replace", "delete"]
+    names = [f"pod-{number}" for number in range(5)]
+    tables = [files.token(name) + files.rule(name, "/airflow", rights) for name in names]
+    auth = files.write(tmp_path, *tables)
+    with twistd(tmp_path / "root", "--durability=none", f"--auth={auth}") as daemon:
+        for name, stage in zip(names, stages(tasks), strict=True):
+            (tmp_path / "token").write_text(files.token_of(name) + "\n")
+            run(stage, daemon.url, tmp_path)
+        (tmp_path / "token").write_text("expired")
+        process = start(tasks[0], daemon.url, tmp_path)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode != 0 and "401" in said
 
 
 def test_every_task_may_run_again(tasks: list[Operator], tmp_path: Path) -> None:

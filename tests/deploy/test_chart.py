@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from httpnas import __version__
+from tests.access import files
 from tests.certificates import Authority, Secret
 from tests.deploy.manifests import (
     Object,
@@ -134,6 +135,9 @@ MATRIX: dict[str, tuple[Object, set[str]]] = {
             "headroom": "10G",
             "corsOrigins": ["https://a.example", "http://b.example:8080"],
             "hosts": ["nas.example"],
+            "auth": {"existingSecret": "nas-auth", "key": "rules.toml", "clusterKeys": True},
+            "connectionsPerClient": 1000000,
+            "proxies": ["10.1.0.0/16", "fd00::1"],
         },
         set(),
     ),
@@ -149,13 +153,14 @@ MATRIX: dict[str, tuple[Object, set[str]]] = {
                     "dnsNames": ["nas.example"],
                 },
             },
-            "extraEnv": [{"name": "HTTPNAS_AUTH", "value": "/auth/auth.toml"}],
+            "auth": {"existingSecret": "nas-auth"},
             "ingress": {"enabled": True},
             "networkPolicy": {"enabled": True},
             "serviceMonitor": {"enabled": True},
         },
         {"Certificate", "Ingress", "NetworkPolicy", "ServiceMonitor"},
     ),
+    "rights": ({"auth": {"existingSecret": "nas-auth"}}, set()),
     "any user": (
         {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
         set(),
@@ -195,6 +200,10 @@ MATRIX: dict[str, tuple[Object, set[str]]] = {
     ),
     "monitoring": (
         {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+        {"ServiceMonitor"},
+    ),
+    "monitoring with a token": (
+        {"serviceMonitor": {"enabled": True, "tokenSecret": {"name": "metrics"}}},
         {"ServiceMonitor"},
     ),
     "dashboard": (
@@ -407,6 +416,9 @@ def test_the_daemon_gets_its_options(chart: Chart) -> None:
         "HTTPNAS_HEADROOM": "10G",
         "HTTPNAS_CORS_ORIGINS": "https://a.example http://b.example:8080",
         "HTTPNAS_HOSTS": f"{hosts} $(POD_IP)",
+        "HTTPNAS_AUTH": "/etc/httpnas/auth/rules.toml",
+        "HTTPNAS_CONNECTIONS_PER_CLIENT": "1000000",
+        "HTTPNAS_PROXIES": "10.1.0.0/16 fd00::1",
     }
 
 
@@ -546,6 +558,7 @@ def test_with_tls_the_daemon_has_its_files_and_all_ask_by_https(chart: Chart) ->
     volumes = only(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
     secrets = {volume["name"]: volume["secret"] for volume in volumes if "secret" in volume}
     assert secrets == {
+        "auth": {"secretName": "nas-auth"},
         "tls": {"secretName": "http-nas-tls"},
         "client-ca": {"secretName": "clients", "items": [{"key": "ca.crt", "path": "ca.crt"}]},
     }
@@ -597,6 +610,49 @@ def test_no_pod_gets_a_token(chart: Chart) -> None:
     for _, _, spec in pods(objects):
         assert spec["serviceAccountName"] == "http-nas"
         assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_secret_is_a_folder_beside_the_storage_and_is_mounted_whole(chart: Chart) -> None:
+    """With a subPath, a change of the Secret would never come to the daemon."""
+    objects = chart.objects({"auth": {"existingSecret": "nas-auth"}})
+    _, mount = container(objects)["volumeMounts"]
+    assert mount == {"name": "auth", "mountPath": "/etc/httpnas/auth", "readOnly": True}
+    spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+    assert spec["volumes"][1] == {"name": "auth", "secret": {"secretName": "nas-auth"}}
+    assert environment(objects)["HTTPNAS_AUTH"] == "/etc/httpnas/auth/auth.toml"
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_daemon_alone_gets_a_token_to_fetch_keys_and_may_reach_the_api_server(
+    chart: Chart,
+) -> None:
+    auth = {"existingSecret": "nas-auth", "clusterKeys": True}
+    objects = chart.objects({"auth": auth, "networkPolicy": {"enabled": True}})
+    spec = only(objects, "Deployment")["spec"]["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is True
+    assert only(objects, "Pod")["spec"]["automountServiceAccountToken"] is False
+    (rule,) = only(objects, "NetworkPolicy")["spec"]["egress"]
+    assert {port["port"] for port in rule["ports"]} == {53, 443, 6443}
+    says = "auth.clusterKeys needs auth.existingSecret"
+    assert says in chart.refusal({"auth": {"clusterKeys": True}})
+
+
+def test_the_test_says_who_it_is_by_a_token_for_the_daemon_alone(chart: Chart) -> None:
+    spec = only(chart.objects({"auth": {"existingSecret": "nas-auth"}}), "Pod")["spec"]
+    (volume,) = spec["volumes"]
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "httpnas"
+    (tour,) = spec["containers"]
+    (mount,) = tour["volumeMounts"]
+    path = f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    assert tour["env"] == [{"name": "HTTPNAS_TOKEN_FILE", "value": path}]
+
+
+def test_prometheus_sends_the_token_that_it_is_given(chart: Chart) -> None:
+    (endpoint,) = only(chart.objects(MATRIX["monitoring with a token"][0]), "ServiceMonitor")[
+        "spec"
+    ]["endpoints"]
+    assert endpoint["authorization"] == {"credentials": {"name": "metrics", "key": "token"}}
 
 
 def test_selectors_stay_what_they_are(chart: Chart) -> None:
@@ -736,7 +792,7 @@ def test_ingresses_take_paths_as_http_nas_does(chart: Chart) -> None:
         ),
         (
             {"tls": {"enabled": True, "clientCASecretName": "clients"}},
-            "tls.clientCASecretName needs HTTPNAS_AUTH in extraEnv",
+            "tls.clientCASecretName needs auth.existingSecret",
         ),
     ],
 )
@@ -749,7 +805,6 @@ def test_what_loses_data_or_makes_no_sense_is_refused_with_what_to_do(
 def test_every_variable_that_a_value_sets_must_be_set_by_that_value(chart: Chart) -> None:
     set_by_values = environment(chart.objects(MATRIX["options"][0]))
     set_by_values |= environment(chart.objects(MATRIX["tls by cert-manager"][0]))
-    del set_by_values["HTTPNAS_AUTH"]
     for name in set_by_values:
         refusal = chart.refusal({"extraEnv": [{"name": name, "value": "1"}]})
         value = re.search(rf"extraEnv sets {name}: use the value (\w+)[\w.]* ", refusal)
@@ -788,6 +843,12 @@ def test_every_variable_that_a_value_sets_must_be_set_by_that_value(chart: Chart
         {"tls": {"secret": "nas-tls"}},
         {"tls": {"secretName": "Nas_Tls"}},
         {"tls": {"certificate": {"issuerRef": {"kind": "Authority"}}}},
+        {"auth": {"secret": "nas-auth"}},
+        {"auth": {"existingSecret": "nas-auth", "key": "a/b"}},
+        {"connectionsPerClient": -1},
+        {"proxies": ["ingress"]},
+        {"proxies": "10.0.0.0/8"},
+        {"serviceMonitor": {"tokenSecret": "metrics"}},
         {"strategy": "RollingUpdate"},
         {"service": {"type": "ExternalName"}},
         {"service": {"port": 70000}},
@@ -852,6 +913,23 @@ def test_the_tour_of_helm_test_speaks_tls_where_the_daemon_does(
     with twistd(tmp_path / "root", "--durability=none", *secret.options) as daemon:
         status, said = take_tour(chart, daemon, "localhost", MATRIX["tls"][0])
     assert status == 0, said
+
+
+def test_the_tour_of_helm_test_shows_its_token(chart: Chart, tmp_path: Path) -> None:
+    auth = files.write(
+        tmp_path,
+        files.token("tour"),
+        files.rule("tour", "/", ["create", "append", "read", "delete"]),
+    )
+    (tmp_path / "token").write_text(files.token_of("tour") + "\n")
+    root = tmp_path / "root"
+    with twistd(root, "--durability=none", f"--auth={auth}") as daemon:
+        token = {"HTTPNAS_TOKEN_FILE": str(tmp_path / "token")}
+        status, said = take_tour(chart, daemon, "localhost", None, **token)
+        assert status == 0, said
+        status, said = take_tour(chart, daemon, "localhost")
+        assert status == 1 and "401" in said
+    assert [path.name for path in root.iterdir()] == [".httpnas"]
 
 
 def test_the_tour_of_helm_test_fails_where_the_daemon_does(chart: Chart, tmp_path: Path) -> None:
@@ -935,6 +1013,13 @@ def test_the_notes_say_where_the_files_are_and_how_to_come_near(
     assert "https://nas.example\n" in text
     assert "delete pvc" not in text
     assert "delete pvc http-nas-storage" in notes(chart, tmp_path / "other", {})
+
+
+def test_the_notes_warn_unless_somebody_is_asked_who_he_is(chart: Chart, tmp_path: Path) -> None:
+    assert "WARNING: whoever can connect" in notes(chart, tmp_path / "open", {})
+    text = notes(chart, tmp_path / "chart", {"auth": {"existingSecret": "nas-auth"}})
+    assert "WARNING" not in text
+    assert "in the Secret nas-auth, in the file auth.toml" in text
 
 
 def test_it_is_made_for_this_version() -> None:

@@ -26,6 +26,7 @@ yaml = pytest.importorskip("yaml")
 pytestmark = pytest.mark.deploy
 
 COMPOSE = ROOT / "docker-compose.yaml"
+RIGHTS = ROOT / "deploy" / "compose-auth.yaml"
 BALANCER = ROOT / "deploy" / "haproxy.cfg"
 REPLICAS = ("httpnas", "httpnas-2")
 MIB = 1 << 20
@@ -61,6 +62,41 @@ def twice(node: Any) -> list[str]:
 def test_the_file_is_one_of_the_compose_specification(compose: Any) -> None:
     assert violations(compose) == []
     assert twice(yaml.compose(COMPOSE.read_text())) == []
+
+
+def test_secrets_say_who_may_do_what() -> None:
+    rights = yaml.safe_load(RIGHTS.read_text())
+    assert violations(rights) == []
+    assert twice(yaml.compose(RIGHTS.read_text())) == []
+    assert set(rights["services"]) == set(REPLICAS)
+    for service in rights["services"].values():
+        folder, _, name = service["environment"]["HTTPNAS_AUTH"].rpartition("/")
+        assert folder == "/run/secrets"
+        assert name in service["secrets"]
+    assert rights["secrets"] == {n: {"file": f"./{n}"} for n in ("auth.toml", "htpasswd")}
+
+
+def test_compose_joins_both_files(compose: Any, tmp_path: Path) -> None:
+    """Nothing of the first file is lost: paths begin where it is."""
+    docker = shutil.which("docker")
+    if (
+        not docker
+        or subprocess.run(
+            [docker, "compose", "version"], capture_output=True, timeout=30, check=False
+        ).returncode
+    ):
+        pytest.skip("not there: docker compose")
+    run = subprocess.run(
+        [docker, "compose", "-f", COMPOSE, "-f", RIGHTS, "config"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    joined = yaml.safe_load(run.stdout)
+    daemon = joined["services"]["httpnas"]
+    assert daemon["read_only"] is True and daemon["environment"]["HTTPNAS_AUTH"]
+    assert joined["secrets"]["htpasswd"]["file"] == str(ROOT / "htpasswd")
 
 
 def test_a_word_that_compose_does_not_know_is_seen(compose: Any) -> None:

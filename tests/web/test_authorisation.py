@@ -89,6 +89,7 @@ TABLE = [
             ("/docs", "/docs"),
             ("/docs/problems", "/docs/problems"),
             ("/openapi.json", "/openapi.json"),
+            ("/rights", "/rights"),
             ("/health", "/health"),
             ("/ready", "/ready"),
         ]

@@ -510,7 +510,7 @@ async def test_who_may_not_is_refused_as_the_document_tells(tmp_path: Path) -> N
                 name, body = "any" * ("{name}" in path), "{}" * (method != "GET")
                 sent = request_of(method, path, name, lines + more, body)
                 answer = await answered(nas, sent)
-                if path not in ("/file", "/health", "/ready"):
+                if path not in ("/file", "/health", "/ready", "/rights"):
                     assert answer[0] == status, path
                     refusal_is_told(method, path, answer)
         lines = [f"Authorization: Bearer {files.token_of('signer')}"]

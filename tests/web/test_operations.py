@@ -368,6 +368,16 @@ async def test_no_name_that_a_client_chooses_becomes_a_series(nas: Nas) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_refusals_are_counted_by_their_cause(nas: Nas) -> None:
+    await nas.fetch("GET", "/file/nothing")
+    await nas.fetch("DELETE", "/file/nothing")
+    await nas.talk(b"this is no request\r\n\r\n")
+    found = await series(nas)
+    assert found['httpnas_problems_total{code="no-such-file"}'] == 2
+    assert found['httpnas_problems_total{code="malformed-request"}'] == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_steps_of_changes_are_timed(tmp_path: Path) -> None:
     nas = Nas(tmp_path / "root", durable=True)
     try:

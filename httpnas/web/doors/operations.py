@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
+from httpnas.access.authentication import Authentication
 from httpnas.files.points import Admit, Intent, Verb
 from httpnas.files.trace import Trace, joined
 from httpnas.storage.errors import StorageError
@@ -44,6 +45,7 @@ class Operations:
     :param metrics: what is shown at ``/metrics``.
     :param headroom: the daemon is not ready while fewer bytes than this are free.
     :param colleagues: for what all workers know together.
+    :param authentication: whose passwords are counted, None when nobody is asked who he is.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Operations:
         metrics: Metrics,
         headroom: int = 0,
         colleagues: Colleagues | None = None,
+        authentication: Authentication | None = None,
     ) -> None:
         self._disk = disk
         self._watchdog = watchdog
@@ -63,6 +66,7 @@ class Operations:
         self._metrics = metrics
         self._headroom = headroom
         self._colleagues = colleagues or Alone()
+        self._authentication = authentication
 
     def mount(self, router: Router) -> None:
         """Add the routes to *router*."""
@@ -132,6 +136,8 @@ class Operations:
 
     def _sample(self, site: Site, space: Space | None) -> None:
         self._metrics.sample(site, self._disk, self._trace, space)
+        if self._authentication is not None:
+            self._metrics.sample_passwords(self._authentication.passwords)
 
     async def _space(self) -> Space | None:
         try:

@@ -31,6 +31,7 @@ _ALWAYS = {
     414: "TargetTooLong",
     417: "NotExpected",
     421: "OtherHost",
+    429: "TooManyFailures",
     431: "HeadersTooLarge",
     500: "Failed",
     501: "NotImplemented",
@@ -382,6 +383,19 @@ _LINKS: Json = {
         ),
         options=_options("signOptions"),
     ),
+    "/rights": _path(
+        "links",
+        get=_operation(
+            "rights",
+            "Who am I, and what may I do?",
+            {200: "Rights", 503: "Busy"},
+            "RightsPath",
+            "Anonymous",
+            description="A right that is missing here is missing at the path and at all names "
+            "below it. One that is here may be missing at some of them. The disk is not asked, so "
+            "this does not tell what exists.",
+        ),
+    ),
 }
 
 _PAGES: Json = {
@@ -437,7 +451,10 @@ def document() -> bytes:
         "tags": [
             {"name": "file", "description": "POST creates or replaces, PUT appends or moves."},
             {"name": "files", "description": "Forms and downloads, compatible with simple-fs."},
-            {"name": "links", "description": "URLs that need no credentials."},
+            {
+                "name": "links",
+                "description": "What a client may do, and URLs that need no credentials.",
+            },
             {"name": "operations", "description": "About the daemon, for its operators."},
             {"name": "pages", "description": "For people."},
         ],

@@ -146,6 +146,7 @@ RESPONSES: Json = {
     "PageNotModified": _answer(
         "The client has it already.", None, "PageETag", "NoCache", "Referrer"
     ),
+    "Rights": _answer("Who the client is, and what it may do.", json_of(schema_of("Rights"))),
     "Linked": _answer("The link, and when it expires.", json_of(schema_of("Link"))),
     # Refusals
     "BadRequest": _problem(
@@ -201,6 +202,9 @@ RESPONSES: Json = {
     "KeyReused": _problem(_of(422), "The `Idempotency-Key` was used for another body."),
     "OtherHost": _problem(
         _of(421), "The daemon does not answer to the name in `Host` (`--hosts`)."
+    ),
+    "TooManyFailures": _problem(
+        _of(429), "Too many credentials from this address were wrong.", "RetryAfter"
     ),
     "HeadersTooLarge": _problem(_of(431), "The headers have more than 100 lines or 16,384 bytes."),
     "Failed": _problem(_of(500), "The daemon or its storage failed; the log says how."),

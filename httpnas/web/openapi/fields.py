@@ -68,6 +68,19 @@ PARAMETERS: Json = {
         "Where to continue: the `next` of the previous page, with the same `sort` and `order`.",
         text_like("numbers.txt"),
     ),
+    "RightsPath": _parameter(
+        "query",
+        "path",
+        "The path of a file or folder, which need not exist; without it, the root.",
+        text_like("demo"),
+    ),
+    "Anonymous": _parameter(
+        "query",
+        "anonymous",
+        "With `no`, a request without credentials is answered with 401. So a page can make its "
+        "browser ask for a password.",
+        {"type": "string", "enum": ["yes", "no"], "default": "yes"},
+    ),
     "Latest": _parameter(
         "query",
         "limit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from httpnas.access.rules import Right
 from httpnas.web.kinds import Kind
 
 Json = dict[str, Any]
@@ -219,6 +220,41 @@ SCHEMAS: Json = {
             },
         },
         additionalProperties=False,
+    ),
+    "Rights": object_of(
+        {
+            "principal": {
+                "oneOf": [
+                    object_of(
+                        {
+                            "name": {"type": "string"},
+                            "kind": {
+                                "type": "string",
+                                "examples": ["anonymous", "password", "token", "jwt", "link"],
+                            },
+                        },
+                        additionalProperties=False,
+                    ),
+                    {"type": "null"},
+                ],
+                "description": "As whom the client is known, and by what; null without `--auth`.",
+            },
+            "path": {"type": "string", "description": "The path that was asked about."},
+            "rights": {
+                "type": "array",
+                "items": {"enum": [right.value for right in Right]},
+                "description": "Those that the client has at the path or at some name below it; "
+                "`see-transfers` and `see-metrics` are about the daemon.",
+            },
+        },
+        additionalProperties=False,
+        examples=[
+            {
+                "principal": {"name": "alice", "kind": "password"},
+                "path": "demo",
+                "rights": ["list", "read"],
+            }
+        ],
     ),
     "Transfer": object_of(
         {

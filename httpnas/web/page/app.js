@@ -3,6 +3,7 @@
 import { complain } from "./dialogs.js";
 import { chosenFiles, droppedFiles } from "./drops.js";
 import { newFolder, openFolder, refreshFor, shownFolder } from "./folder.js";
+import { onSession } from "./session.js";
 import "./transfers.js";
 import { enqueue, onStored } from "./uploads.js";
 
@@ -54,4 +55,5 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", drop);
 addEventListener("hashchange", openFolder);
 onStored(refreshFor);
+onSession(openFolder);
 openFolder();

@@ -2,11 +2,14 @@
 
 import { complain, forgive, say, show } from "./dialogs.js";
 import { dateOf, encode, formatSize, formatTime, hashOf, pathOfHash, quoted, split, urlOf } from "./names.js";
-import { Refused, request } from "./server.js";
+import { Refused, hasToken, request } from "./server.js";
+import { allows, fit, isAnonymous, learnRights } from "./session.js";
 
 const PAGE = 200;
 // Milliseconds between two refreshes of a folder that receives many files.
 const REFRESH = 1000;
+// Bytes of a file that is kept in memory to be saved, as there can be no link to it.
+const KEPT = 64e6;
 
 const $ = (id) => document.getElementById(id);
 const table = $("entries");
@@ -60,6 +63,8 @@ async function load(aloud = true) {
   loading = new AbortController();
   const signal = loading.signal;
   try {
+    if (aloud) await learnRights(path, signal);
+    if (!allows("list")) throw new Refused(hiddenWords(), 403);
     const listing = await list(signal);
     next = listing.next ?? null;
     showEntries(listing.entries);
@@ -79,6 +84,11 @@ async function list(signal) {
   if (!answer.headers.has("ETag")) return answer.json();
   await answer.body.cancel();
   throw new Refused("This name is a file, not a folder.", 409);
+}
+
+function hiddenWords() {
+  if (isAnonymous()) return "sign in first, as not everybody may see it.";
+  return "you may not list it. Whoever runs the server can give you the right.";
 }
 
 function countWords(count) {
@@ -158,8 +168,49 @@ function row(entry) {
   for (const control of part(".actions").children) {
     control.setAttribute("aria-label", `${control.textContent} ${entry.name}`);
   }
-  part(".download").hidden = part(".details").hidden = folder;
+  fit(made);
+  if (folder) {
+    part(".download").hidden = part(".details").hidden = true;
+  } else {
+    if (!allows("read")) part(".name").removeAttribute("href");
+    for (const link of [part(".name"), part(".download")]) {
+      link.addEventListener("click", (event) => download(event, entry, target));
+    }
+  }
   return made;
+}
+
+/**
+ * Save a file where the tab has a token, which the browser does not send when it follows a link. A
+ * link of the server's own needs none, and nothing is kept in memory.
+ */
+async function download(event, entry, target) {
+  if (!hasToken()) return;
+  event.preventDefault();
+  const saved = document.createElement("a");
+  try {
+    // What is in memory would have the origin of this page, so it is only saved, never shown.
+    saved.download = entry.name;
+    saved.href = allows("sign") ? await linkTo(target) : await keep(entry, target);
+    saved.click();
+  } catch (error) {
+    complain(`${quoted(entry.name)} cannot be downloaded`, error);
+  }
+  if (saved.protocol === "blob:") setTimeout(() => URL.revokeObjectURL(saved.href), 60_000);
+}
+
+async function linkTo(target) {
+  const body = JSON.stringify({ method: "GET", path: target.join("/"), seconds: 60 });
+  const { url } = await (await request("POST", "links", { body })).json();
+  return urlOf(target) + url.slice(url.indexOf("?"));
+}
+
+async function keep(entry, target) {
+  if (entry.size > KEPT) {
+    const size = formatSize(KEPT);
+    throw new Refused(`with a token, more than ${size} takes the right to make links. Or use curl.`);
+  }
+  return URL.createObjectURL(await (await request("GET", urlOf(target))).blob());
 }
 
 function showTrail() {

@@ -1,4 +1,16 @@
-// Requests to the server, and its refusals in words.
+// Requests to the server, with the token of this tab, and refusals in words.
+
+const TOKEN = "httpnas-token";
+const WORDS = {
+  list: "list folders",
+  read: "read files",
+  create: "create files",
+  replace: "replace files",
+  append: "append to files",
+  delete: "delete",
+  "see-transfers": "see the transfers",
+  sign: "make links",
+};
 
 /** A request was refused; the message is for people. The status is 0 if there was no answer. */
 export class Refused extends Error {
@@ -10,12 +22,34 @@ export class Refused extends Error {
 
 export const UNREACHABLE = "the server cannot be reached. Check the connection, then try again.";
 
+/** Tell whether this tab has a token; without one, the browser says who asks, or nobody does. */
+export function hasToken() {
+  return sessionStorage.getItem(TOKEN) !== null;
+}
+
+/** Send *token* with each request of this tab, until the tab is closed. */
+export function keepToken(token) {
+  if (!/^[\x21-\x7e]+$/.test(token)) throw new Refused("this is no token.");
+  sessionStorage.setItem(TOKEN, token);
+}
+
+export function forgetToken() {
+  sessionStorage.removeItem(TOKEN);
+}
+
+function withToken(headers) {
+  return hasToken() ? { ...headers, Authorization: `Bearer ${sessionStorage.getItem(TOKEN)}` } : headers;
+}
+
 /** Return the answer to a request; throw Refused if it is an error, or there is none. */
 export async function request(method, url, { headers = {}, body, signal } = {}) {
   let response;
   try {
-    // From the browser's cache, a HEAD could show a version that no longer exists.
-    response = await fetch(url, { method, headers, body, signal, cache: "no-store" });
+    // From the browser's cache, a HEAD could show a version that no longer exists. And where there is
+    // a token, the browser is not to ask for a password.
+    const credentials = hasToken() ? "omit" : "same-origin";
+    const sent = withToken(headers);
+    response = await fetch(url, { method, headers: sent, body, signal, credentials, cache: "no-store" });
   } catch (error) {
     throw signal?.aborted ? error : new Refused(UNREACHABLE);
   }
@@ -36,17 +70,24 @@ export function upload(url, file, headers, signal, onProgress) {
     xhr.addEventListener("abort", () => reject(signal.reason));
     signal.addEventListener("abort", () => xhr.abort());
     xhr.open("POST", url);
-    for (const [name, value] of Object.entries(headers)) xhr.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries(withToken(headers))) xhr.setRequestHeader(name, value);
     xhr.send(file);
   });
 }
 
 function refusal(status, text) {
   try {
-    return new Refused(JSON.parse(text).detail ?? `the answer was ${status}.`, status);
+    const { type, detail, rights } = JSON.parse(text);
+    if (type === "/docs/problems#missing-right") return new Refused(missing(rights), status);
+    return new Refused(detail ?? `the answer was ${status}.`, status);
   } catch {
     return new Refused(`the answer was ${status}.`, status);
   }
+}
+
+function missing(rights) {
+  const words = rights.map((right) => WORDS[right] ?? right).join(" or ");
+  return `you may not do this here: it takes the right to ${words}. Whoever runs the server can give it.`;
 }
 
 /** Tell an unreadable file from a lost connection: browsers report both alike. */

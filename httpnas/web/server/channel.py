@@ -41,6 +41,7 @@ from httpnas.web.server.body import HELD
 from httpnas.web.server.chunks import Chunks, Counted
 from httpnas.web.server.deadlines import Deadlines, Limits
 from httpnas.web.server.head import Head, HeadReader, HeadRefused, new_identity
+from httpnas.web.server.places import Share
 from httpnas.web.server.request import Ending, StreamingRequest
 
 #: Bytes read at a time between bodies, and the bytes of answers that may wait for the socket before
@@ -60,6 +61,7 @@ class Site(request.Site, Protocol):
     """The site of a connection."""
 
     limits: Limits
+    share: Share
     channels: set[StreamingChannel]
     request_class: type[StreamingRequest]
 
@@ -90,6 +92,7 @@ class StreamingChannel(protocol.Protocol):
     :ivar requests: the request that it is at, if it is at one.
     :ivar persistent: whether another request may follow.
     :ivar client: the address of the client.
+    :ivar has_share: whether its client may have it besides the others that it has.
     :ivar has_place: whether it may be kept; else it is closed after one request.
     :ivar lends_socket: whether bytes go to the socket as they are, and not through TLS.
     :ivar is_secure: whether they go through TLS.
@@ -113,7 +116,7 @@ class StreamingChannel(protocol.Protocol):
         self._deaf = self._ended = self._asked = False
         #: Whether a request that is here already will be taken in the next turn of the reactor.
         self._is_due = False
-        self.has_place = self._has_room = False
+        self.has_share = self.has_place = self._has_room = False
         self._lent = 0
         self._awaits_room = self._is_blocked = False
 
@@ -126,7 +129,8 @@ class StreamingChannel(protocol.Protocol):
         self.is_secure = INegotiated.providedBy(self.transport)
         self.transport.bufferSize = READ
         self.transport.registerProducer(self, True)
-        self.has_place = self.site.take_place()
+        self.has_share = self.site.share.take(self._host)
+        self.has_place = self.has_share and self.site.take_place()
         self.site.channels.add(self)
         if not self.has_place:
             self.site.add_extra(self)
@@ -142,7 +146,14 @@ class StreamingChannel(protocol.Protocol):
             self._leave_room()
         if self.has_place:
             self.site.give_back_place()
+        if self.has_share:
+            self.site.share.give_back(self._host)
         self.site.forget(self)
+
+    @property
+    def _host(self) -> str | None:
+        host: str | None = getattr(self.client, "host", None)
+        return host
 
     def _leave_room(self) -> None:
         if self._has_room:

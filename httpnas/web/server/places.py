@@ -5,11 +5,15 @@ to each. When no place is left, the connection that has been without a request f
 its place up, whether it has sent nothing or a part of a head. If there is none, the new one gets no
 place: it is kept for one request, which is answered only if it is about the daemon itself. So
 operators, and orchestrators, see what goes on. Of too many such connections, the oldest is ended.
+A connection beyond the *share* of its client gets no place either.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple, Protocol
+
+from httpnas.fields.clients import Clients
 
 
 class Budget(Protocol):
@@ -71,3 +75,34 @@ class Places:
         """Give back what *cost* says."""
         self._memory.give_back(cost.memory)
         self._descriptors.give_back(cost.descriptors)
+
+
+class Share:
+    """How many connections each client has, and may have.
+
+    :param most: of each; 0 for any number.
+    :param clients: tells which connections come from one client.
+    """
+
+    def __init__(self, most: int = 0, clients: Clients | None = None) -> None:
+        self._most = most
+        self._clients = clients or Clients()
+        self._taken: Counter[bytes] = Counter()
+
+    def take(self, host: str | None) -> bool:
+        """Return whether the client at *host* may have one more, and count it then."""
+        client = self._clients.of(host) if self._most else None
+        if client is None:
+            return True
+        if self._taken[client] >= self._most:
+            return False
+        self._taken[client] += 1
+        return True
+
+    def give_back(self, host: str | None) -> None:
+        """Note that the client at *host* has one less of those that were counted."""
+        client = self._clients.of(host) if self._most else None
+        if client is not None:
+            self._taken[client] -= 1
+            if not self._taken[client]:
+                del self._taken[client]

@@ -82,6 +82,7 @@ class Connection(Protocol):
 
     persistent: bool
     client: Any
+    has_share: bool
     lends_socket: bool
     is_secure: bool
 
@@ -153,6 +154,7 @@ class StreamingRequest:
     :ivar sentLength: bytes of the content of its answer that were sent, or wait for the socket.
     :ivar startedWriting: whether its answer has begun, and :attr:`finished`, whether it has ended.
     :ivar has_room: whether there are memory and descriptors for more than a short answer.
+    :ivar has_share: whether its client may have the connection that it came by.
     :ivar given_up: whether its client was told to come again, as the backend does not answer.
     :ivar ending: how it ended.
     """
@@ -175,6 +177,7 @@ class StreamingRequest:
         self.site = channel.site
         self.client = channel.client
         self.is_secure = channel.is_secure
+        self.has_share = channel.has_share
         self.head = head
         self.method = head.method
         self.path, self.query = path_of(head.target), head.target.partition(b"?")[2]

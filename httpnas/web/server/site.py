@@ -27,6 +27,7 @@ from httpnas.web.server.places import (
     LONG,
     REQUEST,
     Places,
+    Share,
 )
 from httpnas.web.server.request import StreamingRequest
 
@@ -42,6 +43,7 @@ class StreamingSite(ServerFactory, channel.Site):
     :param backend: what handlers wait for when they do not wait for their client.
     :param application: what is served.
     :param places: room for connections and requests.
+    :param share: how many connections a client may have.
     :ivar handlers: those that run.
     :ivar channels: the connections that are open.
     :ivar draining: whether connections are closed after the request they are at.
@@ -58,6 +60,7 @@ class StreamingSite(ServerFactory, channel.Site):
         backend: Backend,
         application: Application,
         places: Places,
+        share: Share,
     ) -> None:
         self.route = route
         self.request_class = request_class
@@ -66,6 +69,7 @@ class StreamingSite(ServerFactory, channel.Site):
         self.backend = backend
         self.application = application
         self._places = places
+        self.share = share
         self._extra: dict[StreamingChannel, None] = {}
         self.channels: set[StreamingChannel] = set()
         self.draining = False

@@ -1,6 +1,7 @@
 """``helm test``: one file's way through the Service, with what the daemon's image has.
 
-Arguments: the name of the Service, its port, and ``https`` if it speaks that.
+Arguments: the name of the Service, its port, and ``https`` if it speaks that. HTTPNAS_TOKEN_FILE
+names a file with a token, where the daemon asks who it is.
 """
 
 from __future__ import annotations
@@ -42,8 +43,12 @@ def connect(host: str) -> http.client.HTTPConnection:
 def ask(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
     """Return the status and the body of what is answered."""
     connection = connect(address(SERVICE))
+    headers = {"Host": f"{SERVICE}:{PORT}"}
+    if file := os.environ.get("HTTPNAS_TOKEN_FILE"):
+        with open(file) as token:
+            headers["Authorization"] = f"Bearer {token.read().strip()}"
     try:
-        connection.request(method, path, body, {"Host": f"{SERVICE}:{PORT}"})
+        connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:

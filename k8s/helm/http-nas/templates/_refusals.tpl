@@ -4,6 +4,9 @@
 {{- include "http-nas.refuseScaling" . }}
 {{- include "http-nas.refuseTls" . }}
 {{- include "http-nas.refuseEnv" . }}
+{{- if and .Values.auth.clusterKeys (not .Values.auth.existingSecret) }}
+{{- fail "auth.clusterKeys needs auth.existingSecret, with a file that has an [[issuer]]." }}
+{{- end }}
 {{- end }}
 
 {{- define "http-nas.refuseReplicas" -}}
@@ -51,12 +54,8 @@
 {{- if and .certificate.enabled (not .certificate.issuerRef.name) }}
 {{- fail "tls.certificate needs the name of an issuer: tls.certificate.issuerRef.name." }}
 {{- end }}
-{{- $names := list }}
-{{- range $.Values.extraEnv }}
-{{- $names = append $names .name }}
-{{- end }}
-{{- if and .clientCASecretName (not (has "HTTPNAS_AUTH" $names)) }}
-{{- fail "tls.clientCASecretName needs HTTPNAS_AUTH in extraEnv, whose file says whom certificates are for." }}
+{{- if and .clientCASecretName (not $.Values.auth.existingSecret) }}
+{{- fail "tls.clientCASecretName needs auth.existingSecret, whose file says whom certificates are for." }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -76,6 +75,9 @@
   "HTTPNAS_TLS_CERT" "tls.secretName"
   "HTTPNAS_TLS_KEY" "tls.secretName"
   "HTTPNAS_TLS_CLIENT_CA" "tls.clientCASecretName"
+  "HTTPNAS_AUTH" "auth.existingSecret"
+  "HTTPNAS_CONNECTIONS_PER_CLIENT" "connectionsPerClient"
+  "HTTPNAS_PROXIES" "proxies"
 }}
 {{- range $variable := .Values.extraEnv }}
 {{- with get $values $variable.name }}
