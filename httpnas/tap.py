@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from types import FrameType
 from typing import Any
 
-from twisted.application.service import IService, Service
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from httpnas import __version__
 from httpnas.access import admission
 from httpnas.access.authentication import Authentication
 from httpnas.access.config import ConfigError
@@ -32,9 +27,9 @@ from httpnas.fields.clients import Clients
 from httpnas.files.files import Files
 from httpnas.files.points import Admit, Show, Tell, admit_all, show_all, tell_nobody
 from httpnas.files.trace import Trace
-from httpnas.launch import give_up, keep_stderr, open_log
-from httpnas.log import Log
+from httpnas.launch import give_up
 from httpnas.options import Options
+from httpnas.process import Parent, Process, cannot_listen, ends_of, places_of
 from httpnas.storage.errors import StorageError
 from httpnas.storage.store import Storage
 from httpnas.tls import CertificateError, ServerCertificate
@@ -55,7 +50,7 @@ from httpnas.web.routing import Door, Router
 from httpnas.web.server.deadlines import Limits
 from httpnas.web.server.places import EXTRA, Places, Share
 from httpnas.web.server.site import StreamingSite
-from httpnas.workers import Inheritance, Workers, inheritance
+from httpnas.workers import Inheritance, inheritance
 
 __all__ = ["Options", "makeService"]
 
@@ -180,79 +175,6 @@ def make_site(
     )
 
 
-class Process(Service):
-    """A process under ``twistd``: its log, its standard error and its signals.
-
-    :param reactor: the reactor.
-    :param options: parsed :class:`Options`.
-    :param line_dropped: is called for each line that the log does not have.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self, reactor: Any, options: Options, line_dropped: Callable[[], object] = lambda: None
-    ) -> None:
-        self._reactor = reactor
-        self._options = options
-        self._line_dropped = line_dropped
-        self._let_stderr_go: Callable[[], object] = lambda: None
-        self._signals = 0
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Set up the log of *parent*, while there is still a standard error."""
-        twistd: Mapping[str, Any] = self._options.parent or {}
-        self._lines = open_log(twistd, parent, self._line_dropped)
-        if not twistd.get("nodaemon"):
-            self._let_stderr_go = keep_stderr()
-        super().setServiceParent(parent)
-
-    def _take_signals(self, *ends: signal.Signals) -> None:
-        """Stop with status 0 at a signal; those of ``twistd`` end with the signal."""
-        for number in ends:
-            signal.signal(number, lambda *_: self._reactor.callFromThread(self._signalled))
-
-    def _at_hangup(self, call: Callable[[], object]) -> None:
-        """Let *call* be made at SIGHUP, besides what the log does then."""
-        before = signal.getsignal(signal.SIGHUP)
-
-        def hung_up(number: int, frame: FrameType | None) -> None:
-            if callable(before):
-                before(number, frame)
-            self._reactor.callFromThread(call)
-
-        signal.signal(signal.SIGHUP, hung_up)
-
-    def _signalled(self) -> None:
-        self._signals += 1
-        if self._signals == 1:
-            self._reactor.stop()
-        else:
-            self._log.warn("second signal: the running transfers are cut off")
-            self._cut_off()
-
-    def _cut_off(self) -> None:
-        """End what still runs."""
-
-    def _say_that_it_runs(self, ports: Sequence[IListeningPort]) -> None:
-        if not self._options["auth"] and (open_to_others := _beyond_loopback(ports)):
-            self._log.warn(
-                "everybody who can connect to {addresses} may do everything: --auth says who may "
-                "do what (docs/security.md)",
-                addresses=", ".join(_address(port, False) for port in open_to_others),
-            )
-        workers = self._options["workers"]
-        secure = len(self._options["listen"]) if self._options["tls-cert"] else 0
-        self._log.info(
-            "httpnas {version} serves {folder} at {addresses} (durability: {durability}{workers})",
-            version=__version__,
-            folder=os.path.abspath(self._options["storage"]),
-            addresses=", ".join(_address(port, n < secure) for n, port in enumerate(ports)),
-            durability=self._options["durability"],
-            workers=f", workers: {workers}" if workers > 1 else "",
-        )
-
-
 class Daemon(Process):
     """Everything that is running: the pool of threads, the storage, the site and its ports.
 
@@ -289,7 +211,7 @@ class Daemon(Process):
             reactor, doors, watchdog, limits, metrics, options, places, authentication
         )
         self._endpoints: list[tuple[str, IStreamServerEndpoint, IProtocolFactory]] = []
-        for number, text in enumerate(_places(options)):
+        for number, text in enumerate(places_of(options)):
             place = inherited.endpoint(number, text) if inherited else _endpoint(reactor, text)
             is_plain = number >= len(options["listen"]) or text.startswith("ssl:")
             factory: Any = self.site
@@ -311,7 +233,7 @@ class Daemon(Process):
             failures: list[Failure] = []
             place.listen(factory).addCallbacks(self.ports.append, failures.append)
             if failures:
-                raise _cannot_listen(description, failures[0])
+                raise cannot_listen(description, failures[0])
         if not self._options["hosts"]:
             self._options["hosts"] += _names_of_loopback(self.ports)
 
@@ -343,13 +265,13 @@ class Daemon(Process):
 
     def _is_running(self) -> None:
         """Tell that the daemon is running, once a signal would stop it properly."""
-        ends = _ends(self._lines) if self._inherited is None else [signal.SIGTERM]
-        self._take_signals(*ends)
+        ends = ends_of(self._lines) if self._inherited is None else [signal.SIGTERM]
+        self.take_signals(*ends)
         for each in (self._authentication, self._certificate):
             if each is not None and signal.SIGHUP not in ends:
                 self._reload_at_hangup(each)
         if self._inherited is None:
-            self._say_that_it_runs(self.ports)
+            self.say_that_it_runs(self.ports)
         else:
             self._inherited.connect(self._answers, self._orphaned)
 
@@ -370,7 +292,7 @@ class Daemon(Process):
         def reload() -> None:
             Deferred.fromCoroutine(configured.reload())
 
-        self._at_hangup(reload)
+        self.at_hangup(reload)
 
     async def _stop(self) -> None:
         drain = self._options["drain"]
@@ -409,84 +331,6 @@ class Daemon(Process):
         return Deferred.fromCoroutine(self._stop())
 
 
-class Parent(Process):
-    """The process that opens the sockets for its workers, and ends with them."""
-
-    def __init__(self, reactor: Any, options: Options) -> None:
-        super().__init__(reactor, options)
-        number = options["workers"]
-        memory = options["memory"] // number
-        arguments = [*options.arguments, "--workers=1", f"--memory={memory}"]
-        try:
-            self._workers = Workers(reactor, number, arguments, _places(options), options["drain"])
-        except Exception as error:
-            raise give_up(f"--listen: {error}") from error
-        self._has_failed = False
-
-    def privilegedStartService(self) -> None:
-        """Open the sockets, while ports below 1024 can still be opened."""
-        self._lines.start()
-        self._workers.listen(_cannot_listen)
-
-    def startService(self) -> None:
-        """Start the workers."""
-        super().startService()
-        if self._lines.has_file:
-            self._workers.takes_lines = self._lines.take
-        self._workers.started.addCallbacks(self._are_running, self._cannot_start)
-        self._reactor.callWhenRunning(self._is_running)
-        self._reactor.addSystemEventTrigger("after", "shutdown", self._leave)
-        self._let_stderr_go()
-
-    def _is_running(self) -> None:
-        ends = _ends(self._lines)
-        self._take_signals(*ends)
-        if signal.SIGHUP not in ends:
-            self._at_hangup(lambda: self._workers.signal(signal.SIGHUP))
-        self._workers.startService()
-
-    def _are_running(self, _: None) -> None:
-        self._say_that_it_runs(self._workers.ports)
-
-    def _cannot_start(self, _: Failure) -> None:
-        """End: the worker has said why."""
-        self._has_failed = True
-        self._reactor.stop()
-
-    def _leave(self) -> None:
-        if self._has_failed:
-            with contextlib.suppress(OSError):
-                twistd: Mapping[str, Any] = self._options.parent or {}
-                os.unlink(twistd.get("pidfile") or "")
-            self._lines.flush()
-            os._exit(1)
-
-    def _cut_off(self) -> None:
-        self._workers.signal(signal.SIGTERM)
-
-    def stopService(self) -> Deferred[Any]:
-        """Let the workers drain, and close the sockets when all have ended."""
-        super().stopService()
-        stopped: Deferred[Any] = self._workers.stopService()
-        return stopped.addCallback(
-            lambda _: gatherResults(maybeDeferred(p.stopListening) for p in self._workers.ports)
-        )
-
-
-def _ends(lines: Log) -> list[signal.Signals]:
-    """Return the signals that end the daemon: the terminal may have gone."""
-    ends = [signal.SIGTERM, signal.SIGINT]
-    return [*ends, signal.SIGHUP] if lines.is_terminal else ends
-
-
-def _cannot_listen(description: str, failure: Failure) -> Exception:
-    return give_up(f"cannot listen on {description}: {_reason(failure.value)}")
-
-
-def _reason(error: BaseException | None) -> object:
-    return error.socketError if isinstance(error, CannotListenError) else error
-
-
 def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
     """Return the names that requests may be for when all *ports* are on loopback, else none.
 
@@ -499,26 +343,6 @@ def _names_of_loopback(ports: Iterable[IListeningPort]) -> list[bytes]:
             return []
         names.append(f"[{host}]" if ":" in host else host)
     return [name.encode() for name in names]
-
-
-def _places(options: Mapping[str, Any]) -> list[str]:
-    """Return the descriptions of all endpoints, those for TLS first."""
-    return [*options["listen"], *options["plain-listen"]]
-
-
-def _beyond_loopback(ports: Iterable[IListeningPort]) -> list[IListeningPort]:
-    """Return those of *ports* that other machines may reach."""
-    hosts = [(port, getattr(port.getHost(), "host", None)) for port in ports]
-    return [port for port, host in hosts if host and not ip_address(host).is_loopback]
-
-
-def _address(port: IListeningPort, is_secure: bool) -> str:
-    address: Any = port.getHost()
-    host = getattr(address, "host", None)
-    if host is None:
-        return str(address)
-    scheme = "https" if is_secure else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}"
 
 
 def _leave_after(seconds: float, say_why: Callable[[], object]) -> threading.Timer:
