@@ -138,10 +138,13 @@ class Group:
                 self._repeats[append] = first
                 return True
         done = taken(self._ledger.fd, wanted, self._before, self._ledger.record)
-        if done is not None:
-            refuse_other_body(done, append.length, append.whole_checksum)
-            self._made[append] = done.version
-        return done is not None
+        if done is None:
+            return False
+        refuse_other_body(done, append.length, append.whole_checksum)
+        if done.doubtful:
+            self._namespace.sync(self._ledger.fd)
+        self._made[append] = done.version
+        return True
 
     def _plan(self, append: Staging, present: Version) -> None:
         last = self._ledger.record if not self._members else None
@@ -257,7 +260,6 @@ class Group:
         there = status.st_size - before.size
         if there < 0 or not self._is_ours(there, before.size):
             # It stays, and its keys with it: their checksums tell whether all of it is there.
-            self._namespace.sync(fd)
             keys = (*before.keys, *self._keys.values())[-KEYS:]
             self._ledger.settle(replace(before, keys=keys).about(of_stat(status)))
             return False

@@ -55,7 +55,8 @@ class Key:
     :ivar size: the length in bytes that the append has made, and *stamp*, the version.
     :ivar length: how many bytes were appended, and *checksum*, their CRC-32.
     :ivar replaced: whether the file that has taken it was replaced since.
-    :ivar doubtful: whether others have changed the file since, so that it may not be there.
+    :ivar doubtful: whether others have changed the file since, so that it may not be there. It may
+        not be on stable storage either, if the append failed.
     """
 
     hashed: bytes

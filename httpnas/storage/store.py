@@ -228,7 +228,10 @@ class Storage(Namespace):
             refuse_non_file(os.fstat(fd))
             self.root.refuse_mounted(fd)
             present, record = self.known(fd)
-            return present, None if key is None else taken(fd, hashed(key), present, record)
+            done = None if key is None else taken(fd, hashed(key), present, record)
+            if done is not None and done.doubtful:
+                self.sync(fd)
+            return present, done
 
     def commit(
         self, name: bytes, appends: Sequence[Append], claim: Claim | None = None

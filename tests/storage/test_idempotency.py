@@ -698,6 +698,37 @@ def test_an_append_that_failed_and_can_not_be_undone_is_not_made_twice(
 
 
 @both_kinds
+@pytest.mark.parametrize("is_begun_before", [True, False])
+def test_what_failed_and_can_not_be_undone_is_synced_before_its_repeat_is_answered(
+    durable: Storage, root: Path, is_begun_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(durable, b"f", b"old\n")
+    file, synced, real = (root / "f").stat().st_ino, list[int](), os.fsync
+
+    def broken(fd: int) -> None:
+        with (root / "f").open("ab") as other:
+            other.write(b"theirs\n")
+        raise OSError(errno.EIO, "broken")
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    first, again = (begin(durable, b"f", b"ours\n", b"key") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(first):
+        patch.setattr(durable, "sync", broken)
+        assert isinstance(outcome(first.commit), StorageError)
+    monkeypatch.setattr(os, "fsync", fsync)
+    if is_begun_before:
+        again.commit()
+        assert again.repeats
+    else:
+        assert knows(durable, b"f", b"key")
+    assert file in synced
+    assert read(durable, b"f").count(b"ours\n") == 1
+
+
+@both_kinds
 @pytest.mark.parametrize("size", [5, 9000, IN_MEMORY + 10])
 @pytest.mark.parametrize("theirs", [b"", b"theirs", b"lines\n" * 500])
 def test_a_key_counts_whose_append_came_behind_lines_of_others_and_died(
