@@ -181,7 +181,7 @@ def test_systemd_starts_the_daemon_with_the_first_request(network: str, tmp_path
         wait_until(lambda: f"127.0.0.1:{port}" in log.read_text(), "systemd to listen")
         assert not (tmp_path / "root").exists()
         assert answer(port) == 200
-        assert f"at http://127.0.0.1:{port}" in log.read_text()
+        wait_until(lambda: f"at http://127.0.0.1:{port}" in log.read_text(), "the log")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
 
