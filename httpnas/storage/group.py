@@ -55,6 +55,7 @@ class Group:
         self._refused_behind: list[Staging] = []
         self._working = ExitStack()
         self._mtime_ns: int | None = None
+        self._is_shifted = False
 
     @property
     def fd(self) -> int:
@@ -108,6 +109,8 @@ class Group:
 
         if self._has_done(settle):
             self._working.close()
+            if self._is_shifted:
+                self._try_alone(self._refused_behind)
 
     def _has_done(self, step: Callable[[], None]) -> bool:
         """Do *step*, or else undo what was done before and refuse all."""
@@ -208,7 +211,7 @@ class Group:
         assert record is not None and record.pending is not None
         status = os.fstat(self._ledger.fd)
         foreign = replace(of_stat(status), size=record.size + by)
-        self._base = record.about(foreign)
+        self._base, self._is_shifted = record.about(foreign), True
         is_last = status.st_size == foreign.size + record.pending.added
         if is_last and any(append.expected is not None for append in self._members):
             raise WrongOffset(foreign.size)
@@ -291,7 +294,11 @@ class Group:
             del self._made[append]
         for append in [*members, *behind]:
             self._refused[append] = translate(error) if isinstance(error, OSError) else error
-        for append in filter(again.__contains__, self._appends):
+        self._try_alone(again)
+
+    def _try_alone(self, refused: Sequence[Staging]) -> None:
+        """Try each of *refused* anew, as what it was refused for has not come true like that."""
+        for append in filter(refused.__contains__, self._appends):
             group = Group(self._namespace, self._ledger, [append])
             group.commit()
             del self._refused[append]

@@ -666,6 +666,30 @@ def test_an_append_at_an_offset_is_not_made_behind_what_others_have_appended_mea
     assert (root / "f").read_bytes().count(ours) == 1
 
 
+@both_kinds
+@pytest.mark.parametrize("expected, outcomes", [(4, [17, 17]), (13, [17, 17]), (17, [17, 22])])
+def test_who_is_refused_for_a_length_is_told_one_that_the_file_has_had(
+    storage: Storage, root: Path, expected: int, outcomes: list[int]
+) -> None:
+    """Others have appended, so that what was planned before it has another length."""
+    upload(storage, b"f", b"old\n")
+    real, lines = os.writev, [b"external\n"]
+
+    def writev(fd: int, views: Any) -> int:
+        with (root / "f").open("ab") as other:
+            other.write(lines.pop() if lines else b"")
+        return real(fd, views)
+
+    group = [staged(storage, b"new\n"), staged(storage, b"more\n")]
+    group[1].expected = expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", writev)
+        first, second = storage.commit(b"f", group)
+    sizes = [getattr(one, "actual", None) or getattr(one, "size", None) for one in (first, second)]
+    assert sizes == outcomes
+    assert isinstance(second, WrongOffset) == (expected != 17)
+
+
 # Times that tell nothing
 
 
