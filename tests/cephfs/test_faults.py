@@ -222,16 +222,21 @@ def _send(wire: Wire, body: bytes) -> None:
 
 
 def is_locked(root: Path, name: bytes) -> bool:
-    """Tell whether somebody holds the lock of the file *name* at *root*."""
+    """Tell whether somebody holds the lock of the name *name* at *root*, or of its file.
+
+    Of a large append it is the first for a moment, and the second as long as it is copied.
+    """
     folder = os.open(root, os.O_RDONLY)
     lock = os.open(f"{LOCKS}/{_bucket(folder, name):03x}", os.O_RDWR, dir_fd=folder)
+    file = os.open(name, os.O_RDWR, dir_fd=folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(lock)
-        os.close(folder)
+        for each in (file, lock, folder):
+            os.close(each)
     return False
 
 
