@@ -434,14 +434,16 @@ def record(daemons: Herd, seconds: float, shared: Path | None) -> tuple[list[Win
 def promised(part: Sequence[Call]) -> list[Call]:
     """Return *part* without what is not promised (docs/promises.md).
 
-    Other programs, and a kill just when a file got its name, may change the entity tag of what is
-    the same. And what others put in the place of a file in the moment in which it is replaced, or
-    removed, was not there when the condition was checked. An append at an offset stays behind what
-    others have appended meanwhile if there is more of theirs behind it, or its daemon was killed.
+    Other programs, and a kill in an append or just when a file got its name, may change the entity
+    tag of what is the same. And what others put in the place of a file in the moment in which it is
+    replaced, or removed, was not there when the condition was checked. An append at an offset stays
+    behind what others have appended meanwhile if there is more of theirs behind it, or its daemon
+    was killed.
     """
     outside = [call for call in part if call.client < 0]
     tags_change = bool(outside) or any(
-        call.status is None and call.kind in ("write", "move", "move folder") for call in part
+        call.status is None and call.kind in ("write", "append", "move", "move folder")
+        for call in part
     )
     kept = []
     for call in part:
