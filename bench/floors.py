@@ -34,8 +34,6 @@ FLOORS: tuple[Floor, ...] = (
     Floor("cpu-received", "nginx", 1.1, at_most=True),
     Floor("get-small", "rclone", 0.65),
     Floor("cpu-small", "rclone", 2.0, at_most=True),
-    Floor("append-8", "1 client", 2.4),
-    Floor("append-64", "1 client", 3.8),
 )
 
 
