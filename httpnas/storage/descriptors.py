@@ -24,3 +24,19 @@ def handed_over(fd: int) -> Iterator[int]:
     except BaseException:
         os.close(fd)
         raise
+
+
+@contextmanager
+def sole_inode(folder: int, leaf: bytes) -> Iterator[int | None]:
+    """Yield the inode of *leaf* in *folder*, None if it has another name too, or is not there.
+
+    No other file gets that inode before the block ends, also if this one is removed in it.
+    """
+    try:
+        fd = os.open(leaf, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        yield None
+        return
+    with owned(fd):
+        status = os.fstat(fd)
+        yield status.st_ino if status.st_nlink == 1 else None

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from typing import Literal, TypeVar
 
 from httpnas.storage import commits, version
 from httpnas.storage.commits import Known
-from httpnas.storage.descriptors import owned
+from httpnas.storage.descriptors import owned, sole_inode
 from httpnas.storage.durability import sync_folder
 from httpnas.storage.errors import IsFolder, NoSuchFile, NotAFolder, translated
 from httpnas.storage.locks import Claim, Locked, NameLocks, all_buckets, buckets, patiently
@@ -246,24 +246,13 @@ class Namespace:
             with owned(folder):
                 return self.current(folder, split(name)[1])
 
-    @contextmanager
-    def doomed(self, folder: int, leaf: bytes) -> Iterator[int | None]:
+    def doomed(self, folder: int, leaf: bytes) -> AbstractContextManager[int | None]:
         """Yield the inode of *leaf* in *folder*, if its record goes when this name goes.
 
         No other file gets that inode as long as the block, in which the record is removed. It is
         None for a file that has another name too, and where files keep their records themselves.
         """
-        if self.has_xattrs:
-            yield None
-            return
-        try:
-            fd = os.open(leaf, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        except FileNotFoundError:
-            yield None
-            return
-        with owned(fd):
-            status = os.fstat(fd)
-            yield status.st_ino if status.st_nlink == 1 else None
+        return nullcontext() if self.has_xattrs else sole_inode(folder, leaf)
 
 
 def refuse_non_file(status: os.stat_result) -> None:

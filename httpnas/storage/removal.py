@@ -9,9 +9,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 
-from httpnas.storage.descriptors import handed_over, owned
+from httpnas.storage.descriptors import handed_over, owned, sole_inode
 from httpnas.storage.errors import NotFreed
 from httpnas.storage.root import step_inside
 
@@ -92,19 +92,14 @@ class Removal:
 
     def _unlinked(self, folder: int, entry: bytes) -> bool:
         """Unlink *entry*, or return False because it is a folder."""
-        with ExitStack() as held:
-            doomed = None
-            if self._forget is not None:
-                # No other file gets its inode until its record is removed.
-                flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = held.enter_context(owned(os.open(entry, flags, dir_fd=folder)))
-                doomed = os.fstat(fd)
+        forget = self._forget
+        with nullcontext() if forget is None else sole_inode(folder, entry) as doomed:
             try:
                 os.unlink(entry, dir_fd=folder)
             except IsADirectoryError:
                 return False
-            if self._forget is not None and doomed is not None and doomed.st_nlink == 1:
-                self._forget(doomed.st_ino)
+            if forget is not None and doomed is not None:
+                forget(doomed)
         return True
 
 
